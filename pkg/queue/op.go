@@ -1,0 +1,93 @@
+// Package queue is the domain: what a request means, what is asked of
+// PostgreSQL for it, and what the client hears. It is pure: it does no I/O, owns
+// no goroutine and knows no socket. Stores (asyncdb, pooldb, later the file
+// buffer) drive it; the api room speaks to it in bytes.
+//
+// The way of a push through this room: Decode (bytes → Op), Batch.Add (ops → one
+// batch), Batch.Step / Row / StepDone (the batch's conversation with PostgreSQL),
+// AppendPushAnswer (Op → the answer's bytes).
+package queue
+
+import "time"
+
+// Store runs operations. Do returns at once; the op's Done is called exactly
+// once, on the loop that called Do. Cancel says that the client is gone: the
+// store may stop early what has no effect yet, and still completes the op.
+type Store interface {
+	Do(op *Op)
+	Cancel(op *Op)
+}
+
+// Completer hears that an op is done. OpDone runs on the loop that called Do.
+type Completer interface{ OpDone(op *Op) }
+
+// Op is one request on its way through the stores. Its bytes do not change
+// until it is done, also when its client is gone. Ops are pooled: after OpDone
+// the owner may Reset and use it again.
+type Op struct {
+	Items []Item // in request order; their slices point into the op's own copy of the body
+
+	Accepted time.Duration // loop clock: the request was complete
+	Decoded  time.Duration // loop clock: decoding ended, the op was handed to the store
+	Sent     time.Duration // loop clock: its first statement was sent (0: never)
+	Answered time.Duration // loop clock: PostgreSQL's last word on it
+	Deadline time.Duration // loop clock: the store completes the op by then, with Fault if need be
+
+	Fault Fault     // set by the store: the whole request failed; items carry nothing
+	Done  Completer // who hears of the end
+
+	// Cost is what the op weighs against bounds on bytes: its body and its items.
+	Cost int
+
+	body []byte // the only copy of the request's body; names are unescaped into spare
+	// room behind it
+	tries int // retryable failures so far
+}
+
+// Item is one message of a push and, after the op is done, its answer.
+type Item struct {
+	Queue, Partition []byte // unescaped UTF-8, at most NameCharsMax characters, no NUL
+	TransactionID    []byte // the client's, or made by us (36 characters)
+	Payload          []byte // the payload's exact bytes as sent; "null" when absent
+	ProducerSub      []byte // from the token's sub; nil: NULL
+	TraceID          UUID
+	HasTrace         bool
+	GivenTransaction bool // the client named the transaction
+	ID               UUID // message id, given before the first attempt
+
+	Status      Status
+	PartitionID UUID   // queued: where it is
+	WinnerID    UUID   // queued: ID; duplicate: the id of the message that was there first
+	Error       string // failed: why
+}
+
+// Status is what became of an item.
+type Status uint8
+
+const (
+	Pending Status = iota
+	Queued
+	Duplicate
+	Failed
+)
+
+// Fault says why a whole request failed. The zero Fault is no fault.
+type Fault struct {
+	Code    Code
+	Message string // a sentence for the client
+}
+
+// Code is a stable reason; the api room maps it to a status.
+type Code uint8
+
+const (
+	OK          Code = iota
+	Invalid          // 400: the request cannot be stored as it is
+	TooLarge         // 413
+	Unavailable      // 503 + Retry-After: PostgreSQL is away or too slow
+	Overloaded       // 503 + Retry-After: a bound of ours is reached
+	Internal         // 500: our own fault
+)
+
+// UUID is 16 bytes, big endian as in RFC 9562.
+type UUID [16]byte
