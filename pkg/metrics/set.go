@@ -71,9 +71,15 @@ func (s *Set) add(name, help string, r reading, labels []string) {
 	s.readings = append(s.readings, r)
 }
 
-// Seal ends the filling: the set is registered, and a name given twice with the
-// same labels is a bug that shows here and not in front of a scraper.
-func (s *Set) Seal() { s.registry.MustRegister((*collector)(s)) }
+// Seal ends the filling: the set is registered and read once, so that a name
+// given twice with the same labels is a bug that shows here and not in front of a
+// scraper.
+func (s *Set) Seal() {
+	s.registry.MustRegister((*collector)(s))
+	if _, err := s.Exposition(); err != nil {
+		panic("BUG: " + err.Error())
+	}
+}
 
 // Exposition renders everything. It takes a millisecond or two and allocates:
 // call it from a goroutine, not on a loop.
