@@ -39,9 +39,10 @@ type Op struct {
 	// Cost is what the op weighs against bounds on bytes: its body and its items.
 	Cost int
 
-	body []byte // the only copy of the request's body; names are unescaped into spare
-	// room behind it
-	tries int // retryable failures so far
+	body   []byte // the only copy of the request's body; names are unescaped in place
+	made   []byte // transaction ids that we made
+	sealed []byte // encrypted payloads, made once
+	tries  int    // retryable failures so far
 }
 
 // Item is one message of a push and, after the op is done, its answer.
@@ -59,6 +60,8 @@ type Item struct {
 	PartitionID UUID   // queued: where it is
 	WinnerID    UUID   // queued: ID; duplicate: the id of the message that was there first
 	Error       string // failed: why
+
+	sealed []byte // the payload's envelope, once its queue was found to be encrypted
 }
 
 // Status is what became of an item.
@@ -82,12 +85,24 @@ type Code uint8
 
 const (
 	OK          Code = iota
-	Invalid          // 400: the request cannot be stored as it is
-	TooLarge         // 413
-	Unavailable      // 503 + Retry-After: PostgreSQL is away or too slow
-	Overloaded       // 503 + Retry-After: a bound of ours is reached
-	Internal         // 500: our own fault
+	Invalid                 // 400: the request cannot be stored as it is
+	TooLarge                // 413
+	Unavailable             // 503 + Retry-After: PostgreSQL is away or too slow
+	Overloaded              // 503 + Retry-After: a bound of ours is reached
+	Internal                // 500: our own fault
 )
 
 // UUID is 16 bytes, big endian as in RFC 9562.
 type UUID [16]byte
+
+// Reset makes op ready for another request. It keeps its memory unless a large
+// request made it grow.
+func (op *Op) Reset() { panic("TODO") }
+
+// SetProducer stamps every item with who pushed it: the token's sub. sub must stay
+// as it is until the op is done.
+func (op *Op) SetProducer(sub []byte) {
+	for i := range op.Items {
+		op.Items[i].ProducerSub = sub
+	}
+}

@@ -1,0 +1,45 @@
+package queue
+
+// Config is what every part of this room is told once, at start. It is shared
+// by all loops and pool workers and does not change while they run.
+type Config struct {
+	// PayloadJSONB says that queen.messages.payload is jsonb (a database that Queen
+	// laid out) and not json. Then payloads that jsonb cannot hold are refused at the
+	// door, and push_insert_jsonb is used in place of push_insert.
+	PayloadJSONB bool
+
+	// Sealer encrypts the payloads of queues whose encryption is on; nil: no key was
+	// given, such payloads are stored as they are and Warn hears of it.
+	Sealer *Sealer
+
+	// Warn hears, once per queue, that a queue's encryption is on and there is no key.
+	// Any goroutine; may be nil. name is valid during the call.
+	Warn func(queue string)
+
+	// OpBytesMax bounds what one request may cost in memory (its body and its items);
+	// beyond it Decode answers TooLarge. 0: OpBytesMaxDefault.
+	OpBytesMax int
+}
+
+// Limits of this room.
+const (
+	// NameCharsMax bounds queue, partition and transaction id, in characters (code
+	// points), as the database's columns do. Longer: 400 that names the item.
+	NameCharsMax = 255
+
+	// DepthMax bounds how deep a request's JSON may nest. Deeper: 400.
+	DepthMax = 512
+
+	// OpBytesMaxDefault is what one request may cost in memory: the 64 MiB body of the
+	// largest request, and up to 192 MiB for what is kept per item.
+	OpBytesMaxDefault = 256 << 20
+
+	// NumberDigitsMax and NumberExponentMax bound numbers in payloads when the column is
+	// jsonb, which prints 1e131071 in full: nine bytes sent would be 131,072 bytes read.
+	NumberDigitsMax   = 1000
+	NumberExponentMax = 400
+
+	// RetriesMax is how often an op is tried again after a failure that may pass
+	// (deadlock, lock time-out), within its deadline.
+	RetriesMax = 3
+)
