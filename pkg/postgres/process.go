@@ -1,0 +1,176 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockDir takes the directory for this process, or says that another has it.
+func (s *Server) lockDir() (*os.File, error) {
+	path := filepath.Join(s.options.Dir, "queend.lock")
+	lock, err := s.owner.openFile(path, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return lock, nil
+	}
+	lock.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("another queend uses the PostgreSQL in %s: stop it, or choose another directory", s.options.Dir)
+	}
+	return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+}
+
+// waitLast takes the lock that the processes of the server inherit, when the last
+// of an earlier life has ended.
+func (s *Server) waitLast(ctx context.Context) (*os.File, error) {
+	path := filepath.Join(s.options.Dir, "server.lock")
+	lock, err := s.owner.openFile(path, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for said := false; ; said = true {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return lock, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			lock.Close()
+			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+		}
+		if !said {
+			s.options.Log("waiting until the PostgreSQL of an earlier start has stopped: " + s.dataDir())
+		}
+		select {
+		case <-ctx.Done():
+			lock.Close()
+			return nil, fmt.Errorf("a PostgreSQL of an earlier start still runs in %s: %w", s.options.Dir, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// removeStalePid removes a postmaster.pid whose pid has since been given to
+// somebody else, which PostgreSQL itself would take for a running server (it
+// happens whenever a container starts again). It is called under both locks, so
+// only a server that somebody started by hand can be there: that one is refused.
+// A pid that belongs to nobody is left to PostgreSQL, which then also looks
+// whether the old shared memory is still in use.
+func removeStalePid(data string) error {
+	pid, _ := readPidFile(data)
+	if pid <= 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return nil
+	}
+	// Its working directory is the data directory (postmaster, ChangeToDataDir).
+	if at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && sameFile(at, data) {
+		return fmt.Errorf("a PostgreSQL that queend did not start, pid %d, runs in %s: stop it first", pid, data)
+	}
+	if err := os.Remove(filepath.Join(data, "postmaster.pid")); err != nil {
+		return fmt.Errorf("cannot remove a stale postmaster.pid: %w", err)
+	}
+	return nil
+}
+
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+// readPidFile reads the pid and the state from postmaster.pid; 0 if there is none.
+func readPidFile(data string) (pid int, status string) {
+	text, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	if err != nil {
+		return 0, ""
+	}
+	lines := strings.Split(string(text), "\n")
+	pid, _ = strconv.Atoi(strings.TrimSpace(lines[0]))
+	if len(lines) > 7 {
+		status = strings.TrimSpace(lines[7])
+	}
+	return pid, status
+}
+
+// childrenOf lists the processes that pid has forked.
+func childrenOf(pid int) []int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var children []int
+	for _, path := range stats {
+		child, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && parentOf(child) == pid {
+			children = append(children, child)
+		}
+	}
+	return children
+}
+
+// parentOf reads the fourth field of /proc/pid/stat (proc(5)); the second, the
+// name in parentheses, may hold anything. 0 if there is no such process.
+func parentOf(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, _ := strconv.Atoi(string(fields[1]))
+	return parent
+}
+
+// output runs a command to its end and returns what it wrote. When ctx ends
+// first, the command and what it started are killed: they are a process group.
+// Unlike exec.CommandContext it leaves no child of the command behind.
+func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer read.Close()
+	cmd.Stdout, cmd.Stderr = write, write
+	err = cmd.Start()
+	write.Close()
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	out, _ := io.ReadAll(read) // ends when the last of the group has ended
+	stop()
+	if err := cmd.Wait(); err != nil {
+		return out, errors.Join(err, ctx.Err())
+	}
+	return out, nil
+}
+
+// freePort finds a port that nobody has now. Below the kernel's ephemeral range
+// (32768 and up), since a stopped server must find its port again and must not
+// meet an outgoing connection there.
+func freePort() (int, error) {
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return port, listener.Close()
+		}
+	}
+	return 0, errors.New("cannot find a free port for PostgreSQL on 127.0.0.1")
+}
