@@ -1,0 +1,552 @@
+package schema
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// ServerVersionMin is the oldest PostgreSQL that has what we use
+	// (gen_random_uuid without an extension), as in server_version_num.
+	ServerVersionMin = 13_00_00
+
+	// LockWaitMsMax is how long a step waits for a lock. Whoever waits for an
+	// exclusive lock makes all who come later wait behind it, so a step asks
+	// briefly, steps back, and asks again until its context ends.
+	LockWaitMsMax = 300
+
+	// PauseMsMax bounds the pause (half of it to all of it, at random) before a
+	// lock is asked for again.
+	PauseMsMax = 600
+
+	// waitNoticeEvery is how often a step that waits for others says so.
+	waitNoticeEvery = 10 * time.Second
+
+	// progressEvery is how often a long step says how far it is.
+	progressEvery = 5 * time.Second
+
+	// advisoryKey is the transaction-level advisory lock that is held while a
+	// step is run ("queend", 1): steps of several instances come one by one.
+	advisoryKey = 0x717565656e640001
+)
+
+// Progress is one thing that happened during Migrate, for the log.
+type Progress struct {
+	Step string        // "002_columns/3: messages have numbers", or "" when it is about no step
+	Text string        // what happened
+	Rows int64         // rows worked on so far, where the step counts them
+	Took time.Duration // since the step began
+	Warn bool          // somebody should look at it
+}
+
+func (p Progress) String() string {
+	var b strings.Builder
+	if p.Step != "" {
+		b.WriteString(p.Step + ": ")
+	}
+	b.WriteString(p.Text)
+	if p.Rows > 0 {
+		fmt.Fprintf(&b, " (%d rows)", p.Rows)
+	}
+	if p.Took >= time.Second {
+		fmt.Fprintf(&b, " (%s)", p.Took.Round(100*time.Millisecond))
+	}
+	return b.String()
+}
+
+// Report says what Migrate found and did.
+type Report struct {
+	Fresh    bool     // there was nothing: the tables were made
+	Steps    int      // steps that this call ran to their end
+	Rows     int64    // rows that batched steps of this call worked on
+	Replaced []string // functions that were installed or replaced
+	Edited   []string // migrations that are recorded with another text than ours
+	Layout   Layout   // as it is now
+}
+
+// Migrate brings the database to this queend's layout: makes it, takes over what
+// Queen made, or goes on where an earlier call was interrupted. It returns when
+// the database is ready (at once when it already was: then it only reads, needs
+// no right beyond reading, and a standby is fine).
+//
+// Several instances may call it at once, and any of them may die at any moment:
+// each step is one transaction under an advisory lock, with its own record in
+// queen.queend_migrations; CREATE INDEX CONCURRENTLY, which cannot be in one, is
+// checked by its result and an index left invalid is built again. It never
+// reconnects: an error that is not about a step's content (pgconn.SafeToRetry,
+// connection lost) means that calling it again goes on where it stopped.
+//
+// config is copied; time-outs in its RuntimeParams are left out, since
+// building an index may take hours. log may be nil; it is called on the
+// goroutine that called Migrate.
+func Migrate(ctx context.Context, config *pgconn.Config, log func(Progress)) (Report, error) {
+	m, err := open(ctx, config, log)
+	if err != nil {
+		return Report{}, err
+	}
+	defer m.close()
+	err = m.migrate(ctx)
+	return m.report, err
+}
+
+// migrator is one connection on its way through the migrations.
+type migrator struct {
+	conn   *pgconn.PgConn
+	config *pgconn.Config
+	log    func(Progress)
+	report Report
+	script []migration
+
+	state   state
+	notices []string // texts of NOTICE and above since the last statement
+
+	// sending, if set, is called before each statement goes out; its error is the
+	// statement's. Tests break the run here.
+	sending func(sql string) error
+}
+
+// state is what the database says about itself.
+type state struct {
+	serverVersion int
+	standby       bool
+	schema        bool // schema queen is there
+	tables        bool // queen.messages is there
+	records       bool // queen.queend_migrations is there
+	applied       map[[2]int]record
+	bodies        map[string]string // function name → prosrc of its signature
+	ambiguous     bool              // another function answers to the same call
+	newest        int
+}
+
+// record is one row of queen.queend_migrations.
+type record struct {
+	name, checksum, position string
+	rows                     int64
+	done                     bool
+}
+
+func open(ctx context.Context, config *pgconn.Config, log func(Progress)) (*migrator, error) {
+	m := &migrator{config: config.Copy(), log: log, script: migrations}
+	if m.log == nil {
+		m.log = func(Progress) {}
+	}
+	for _, name := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"} {
+		delete(m.config.RuntimeParams, name)
+	}
+	if m.config.RuntimeParams["application_name"] == "" {
+		m.config.RuntimeParams["application_name"] = "queend migrate"
+	}
+	m.config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if n.Severity != "DEBUG" && strings.HasPrefix(n.Message, "queend: ") {
+			m.notices = append(m.notices, strings.TrimPrefix(n.Message, "queend: "))
+		}
+	}
+	conn, err := pgconn.ConnectConfig(ctx, m.config)
+	if err != nil {
+		return nil, fmt.Errorf("cannot migrate the schema: %w", err)
+	}
+	m.conn = conn
+	return m, nil
+}
+
+func (m *migrator) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	m.conn.Close(ctx)
+}
+
+// exec sends sql, which may be several statements, by the simple protocol (it
+// has no prepared statement that a pooler could lose) and returns the rows of
+// each, as text.
+func (m *migrator) exec(ctx context.Context, sql string) ([]*pgconn.Result, error) {
+	if m.sending != nil {
+		if err := m.sending(sql); err != nil {
+			return nil, err
+		}
+	}
+	results, err := m.conn.Exec(ctx, sql).ReadAll()
+	return results, err
+}
+
+// rollback ends the open transaction, if there is one. A connection that is
+// gone has rolled back by itself.
+func (m *migrator) rollback(ctx context.Context) {
+	if !m.conn.IsClosed() && m.conn.TxStatus() != 'I' {
+		_, _ = m.exec(ctx, "ROLLBACK")
+	}
+}
+
+func (m *migrator) migrate(ctx context.Context) error {
+	if err := m.look(ctx); err != nil {
+		return err
+	}
+	if err := m.refuse(); err != nil {
+		return err
+	}
+	for _, e := range m.edited() {
+		m.report.Edited = append(m.report.Edited, e)
+		m.log(Progress{Step: e, Text: "this migration was applied with another text than this queend has; a released migration is never edited", Warn: true})
+	}
+	if m.pending() {
+		if m.state.standby {
+			return errors.New("cannot migrate the schema: the server is a standby or read-only; connect to the primary (target_session_attrs=read-write)")
+		}
+		if err := m.apply(ctx); err != nil {
+			return err
+		}
+	}
+	layout, err := describe(ctx, m)
+	m.report.Layout = layout
+	return err
+}
+
+// look reads the whole state in one statement after the other; none locks.
+func (m *migrator) look(ctx context.Context) error {
+	results, err := m.exec(ctx, `SELECT current_setting('server_version_num')::int,
+		pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean,
+		to_regnamespace('queen') IS NOT NULL, to_regclass('queen.messages') IS NOT NULL,
+		to_regclass('queen.queend_migrations') IS NOT NULL`)
+	if err != nil {
+		return fmt.Errorf("cannot read the schema's state: %w", err)
+	}
+	row := results[0].Rows[0]
+	m.state = state{standby: isTrue(row[1]), schema: isTrue(row[2]), tables: isTrue(row[3]), records: isTrue(row[4]),
+		applied: map[[2]int]record{}, bodies: map[string]string{}}
+	m.state.serverVersion, _ = strconv.Atoi(string(row[0]))
+	if m.state.records {
+		results, err = m.exec(ctx, `SELECT number, step, name, checksum, coalesce(position, ''), rows, applied_at IS NOT NULL FROM queen.queend_migrations`)
+		if err != nil {
+			return explain(fmt.Errorf("cannot read queen.queend_migrations: %w", err), "SELECT on table queen.queend_migrations and USAGE on schema queen")
+		}
+		for _, row := range results[0].Rows {
+			number, _ := strconv.Atoi(string(row[0]))
+			step, _ := strconv.Atoi(string(row[1]))
+			rows, _ := strconv.ParseInt(string(row[5]), 10, 64)
+			m.state.applied[[2]int{number, step}] = record{name: string(row[2]), checksum: string(row[3]), position: string(row[4]), rows: rows, done: isTrue(row[6])}
+			m.state.newest = max(m.state.newest, number)
+		}
+	}
+	if m.state.schema {
+		return m.lookAtFunctions(ctx)
+	}
+	return nil
+}
+
+// refuse says why this database is not for this queend.
+func (m *migrator) refuse() error {
+	if v := m.state.serverVersion; v < ServerVersionMin {
+		return fmt.Errorf("queend needs PostgreSQL %d or newer; this server is %s", ServerVersionMin/10000, versionText(v))
+	}
+	if mine := len(m.script); m.state.newest > mine {
+		return fmt.Errorf("this database was migrated by a newer queend: its schema is at migration %d (%s), this queend knows %d; start that release or a newer one",
+			m.state.newest, m.state.name(m.state.newest), mine)
+	}
+	return nil
+}
+
+func (s *state) name(number int) string {
+	for key, r := range s.applied {
+		if key[0] == number {
+			return r.name
+		}
+	}
+	return "?"
+}
+
+func versionText(v int) string {
+	if v >= 10_00_00 {
+		return fmt.Sprintf("%d.%d", v/10000, v%10000)
+	}
+	return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
+}
+
+// edited are the migrations that were applied with another text.
+func (m *migrator) edited() []string {
+	var names []string
+	for _, file := range m.script {
+		for _, s := range file.steps {
+			if r, ok := m.state.applied[[2]int{s.file, s.number}]; ok && r.checksum != file.checksum {
+				names = append(names, file.name)
+				break
+			}
+		}
+	}
+	return names
+}
+
+// pending says whether there is anything to do.
+func (m *migrator) pending() bool {
+	if !m.state.records || len(m.functionsToInstall()) > 0 {
+		return true
+	}
+	for _, file := range m.script {
+		for _, s := range file.steps {
+			if !m.state.applied[[2]int{s.file, s.number}].done {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (m *migrator) apply(ctx context.Context) error {
+	if err := m.bootstrap(ctx); err != nil {
+		return err
+	}
+	for _, rows := range []bool{false, true} {
+		for _, file := range m.script {
+			if file.rows != rows {
+				continue
+			}
+			for _, s := range file.steps {
+				if m.state.applied[[2]int{s.file, s.number}].done {
+					continue
+				}
+				if err := m.step(ctx, file, s); err != nil {
+					return err
+				}
+			}
+		}
+		if !rows {
+			if err := m.installFunctions(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// locked begins a transaction and takes the advisory lock, waiting for other
+// instances. Waiting is asking again: a session that waited inside a statement
+// would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for all of those.
+// more is run in the same message, after the lock; its results are returned.
+func (m *migrator) locked(ctx context.Context, step string, more string) ([]*pgconn.Result, error) {
+	begin := fmt.Sprintf("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %d; SET LOCAL statement_timeout = 0;"+
+		" SET LOCAL idle_in_transaction_session_timeout = '1min'; SET LOCAL client_min_messages = notice; SELECT pg_try_advisory_xact_lock(%d)", LockWaitMsMax, advisoryKey)
+	const before = 5 // results of begin before the SELECT
+	w := waiting{m: m, step: step, began: time.Now()}
+	for {
+		results, err := m.exec(ctx, begin+"; "+more)
+		if err != nil {
+			m.rollback(ctx)
+			return nil, err
+		}
+		if isTrue(results[before].Rows[0][0]) {
+			return results[before+1:], nil
+		}
+		m.rollback(ctx)
+		if err := w.pause(ctx, "waits for another instance that is migrating"); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// bootstrap makes what the records need.
+func (m *migrator) bootstrap(ctx context.Context) error {
+	if m.state.records {
+		return nil
+	}
+	const step = "the record of migrations"
+	return m.retry(ctx, step, "the right CREATE on the database (for the schema queen), or on schema queen if it is there", func() error {
+		results, err := m.locked(ctx, step, "SELECT to_regnamespace('queen') IS NOT NULL, to_regclass('queen.messages') IS NOT NULL, to_regclass('queen.queend_migrations') IS NOT NULL")
+		if err != nil {
+			return err
+		}
+		row := results[0].Rows[0]
+		if isTrue(row[2]) {
+			if err := m.commit(ctx, ""); err != nil {
+				return err
+			}
+			return m.look(ctx)
+		}
+		var b strings.Builder
+		if !isTrue(row[0]) {
+			b.WriteString("CREATE SCHEMA queen;\n")
+		}
+		b.WriteString(recordsTable)
+		if !isTrue(row[1]) {
+			// Fresh: one transaction for everything.
+			m.report.Fresh = true
+			for _, s := range m.script[0].steps {
+				b.WriteString(";\n" + strings.TrimSuffix(strings.TrimSpace(s.sql), ";"))
+			}
+			for _, f := range functions {
+				b.WriteString(";\n" + strings.TrimSuffix(f.sql, ";"))
+				m.report.Replaced = append(m.report.Replaced, f.name)
+			}
+			for _, file := range m.script {
+				for _, s := range file.steps {
+					b.WriteString(";\n" + recordDone(file, s))
+					m.report.Steps++
+				}
+			}
+		}
+		if err := m.commit(ctx, b.String()); err != nil {
+			return err
+		}
+		return m.look(ctx)
+	})
+}
+
+// recordsTable is the memory of what was done. rows and position belong to
+// batched steps: how many they did, and where the next batch begins.
+const recordsTable = `CREATE TABLE IF NOT EXISTS queen.queend_migrations (
+    number     integer NOT NULL,
+    step       integer NOT NULL,
+    name       text NOT NULL,
+    title      text NOT NULL,
+    checksum   text NOT NULL,
+    position   text,
+    rows       bigint NOT NULL DEFAULT 0,
+    began_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    applied_at timestamptz,
+    PRIMARY KEY (number, step)
+)`
+
+// recordDone is the statement that says that a step is done.
+func recordDone(file migration, s step) string {
+	return fmt.Sprintf("INSERT INTO queen.queend_migrations (number, step, name, title, checksum, applied_at) VALUES (%d, %d, %s, %s, %s, clock_timestamp())"+
+		" ON CONFLICT (number, step) DO UPDATE SET applied_at = excluded.applied_at, checksum = excluded.checksum",
+		s.file, s.number, quote(file.name), quote(s.title), quote(file.checksum))
+}
+
+// commit runs sql and commits.
+func (m *migrator) commit(ctx context.Context, sql string) error {
+	if sql != "" {
+		sql += ";\n"
+	}
+	_, err := m.exec(ctx, sql+"COMMIT")
+	return err
+}
+
+func (s step) String() string { return fmt.Sprintf("%s/%d: %s", s.migration, s.number, s.title) }
+
+// step runs one step to its end, in as many transactions as it needs.
+func (m *migrator) step(ctx context.Context, file migration, s step) error {
+	began := time.Now()
+	ran := false
+	err := m.retry(ctx, s.String(), s.needs, func() error {
+		var err error
+		switch s.mode {
+		case together:
+			ran, err = m.together(ctx, file, s)
+		case concurrently:
+			ran, err = m.concurrently(ctx, file, s)
+		case batched:
+			ran, err = m.batches(ctx, file, s, began)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if ran {
+		m.report.Steps++
+	}
+	for _, text := range m.notices {
+		m.log(Progress{Step: s.String(), Text: text})
+	}
+	m.notices = nil
+	return nil
+}
+
+// together runs a step in one transaction with its record.
+func (m *migrator) together(ctx context.Context, file migration, s step) (ran bool, err error) {
+	results, err := m.locked(ctx, s.String(), isDone(s)+"; "+needed(s))
+	if err != nil {
+		return false, err
+	}
+	if len(results[0].Rows) > 0 {
+		return false, m.commit(ctx, "")
+	}
+	if !isTrue(results[1].Rows[0][0]) {
+		return false, m.commit(ctx, recordDone(file, s))
+	}
+	return true, m.commit(ctx, strings.TrimSuffix(s.sql, ";")+";\n"+recordDone(file, s))
+}
+
+func (m *migrator) concurrently(ctx context.Context, file migration, s step) (ran bool, err error) {
+	return false, errors.New("TODO")
+}
+
+func (m *migrator) batches(ctx context.Context, file migration, s step, began time.Time) (ran bool, err error) {
+	return false, errors.New("TODO")
+}
+
+// isDone finds a row when the step is recorded as done.
+func isDone(s step) string {
+	return fmt.Sprintf("SELECT 1 FROM queen.queend_migrations WHERE number = %d AND step = %d AND applied_at IS NOT NULL", s.file, s.number)
+}
+
+// needed is the step's guards in one boolean.
+func needed(s step) string {
+	var b strings.Builder
+	b.WriteString("SELECT true")
+	for _, g := range s.guards {
+		b.WriteString(" AND (" + g + ")")
+	}
+	return b.String()
+}
+
+// retry runs f again while it fails for a reason that passes.
+func (m *migrator) retry(ctx context.Context, step, needs string, f func() error) error {
+	w := waiting{m: m, step: step, began: time.Now()}
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		m.rollback(ctx)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01" || pg.Code == "40001") {
+			if err := w.pause(ctx, "waits for a lock that others hold"); err != nil {
+				return err
+			}
+			continue
+		}
+		return explain(fmt.Errorf("cannot migrate the schema: %s: %w", step, err), needs)
+	}
+}
+
+// explain adds to a refusal which right is missing.
+func explain(err error, needs string) error {
+	var pg *pgconn.PgError
+	if needs != "" && errors.As(err, &pg) && pg.Code == "42501" {
+		return fmt.Errorf("%w; it needs %s: grant it, or let a role that has it run `queend migrate apply`", err, needs)
+	}
+	return err
+}
+
+// waiting is one wait for others, told about now and then.
+type waiting struct {
+	m           *migrator
+	step        string
+	began, told time.Time
+}
+
+func (w *waiting) pause(ctx context.Context, text string) error {
+	if now := time.Now(); now.Sub(w.began) > waitNoticeEvery && now.Sub(w.told) > waitNoticeEvery {
+		w.told = now
+		w.m.log(Progress{Step: w.step, Text: text, Took: now.Sub(w.began), Warn: true})
+	}
+	timer := time.NewTimer(time.Duration(PauseMsMax/2+rand.IntN(PauseMsMax/2)) * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("cannot migrate the schema: %s: %s: %w", w.step, text, ctx.Err())
+	}
+}
+
+func isTrue(value []byte) bool { return string(value) == "t" }
+
+// quote makes a string literal (standard_conforming_strings).
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
