@@ -1,0 +1,72 @@
+// Command bench measures queend's event loop against the pool of goroutines that
+// it replaces, on the reader's own machine, and shows where the time goes.
+//
+//	go run . quick       a table in about a minute, and quick.json beside it
+//	go run . profile     CPU and allocation profiles of queend under load
+//
+// It builds everything, starts its own PostgreSQL (durable, on disk, private) and
+// its own servers on 127.0.0.1, and removes all of it at the end. README.md says
+// how to read the figures and what they cannot tell.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+)
+
+// The main goroutine keeps the first thread to itself: servers are its children
+// and die with that very thread (PR_SET_PDEATHSIG), and the load generator needs
+// a thread of its own anyway.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `usage: go run . quick [flags]     measure, print a table, write a JSON file
+       go run . profile [flags]   CPU and allocation profiles of queend under load
+       go run . COMMAND -help     the flags of a command
+`
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
+	switch args[0] {
+	case "quick":
+		return quick(ctx, quickFlags(args[1:]))
+	case "profile":
+		return profile(ctx, profileFlags(args[1:]))
+	}
+	return fmt.Errorf("there is no command %q\n%s", args[0], usage)
+}
+
+// common are the flags of every command.
+type common struct {
+	dir    string
+	queend string
+	seed   uint64
+}
+
+func (c *common) register(f *flag.FlagSet) {
+	f.StringVar(&c.dir, "dir", "/var/tmp", "where PostgreSQL's data lives during the run: a real disk, not a RAM disk")
+	f.StringVar(&c.queend, "queend", "", "measure this binary instead of building the one in the tree")
+	f.Uint64Var(&c.seed, "seed", 1, "of what is random in the load")
+}
+
+// say reports progress; figures go to stdout, everything else here.
+func say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+}

@@ -1,0 +1,118 @@
+package proc
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func TestStatIsReadBehindAnyName(t *testing.T) {
+	f := func(line string, want stat) {
+		t.Helper()
+		got, err := parseStat([]byte(line))
+		if err != nil || got != want {
+			t.Fatalf("parseStat(%q) = %+v, %v; want %+v", line, got, err, want)
+		}
+	}
+	f("7 (postgres) S 3 7 7 0 -1 4194304 1 2 3 4 100 20 5 6 20 0 1 0 0 0", stat{3, 1200 * time.Millisecond, 110 * time.Millisecond})
+	f("7 (a) S 1) b) R 9 7 7 0 -1 4194304 1 2 3 4 1 0 0 0 20 0 1", stat{9, 10 * time.Millisecond, 0})
+	for _, bad := range []string{"", "7 (x", "7 (x) S 3 7"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("parseStat(%q) is no error", bad)
+		}
+	}
+}
+
+func TestSchedstatIsThreeNumbers(t *testing.T) {
+	f := func(line string, want time.Duration, ok bool) {
+		t.Helper()
+		got, err := parseSchedstat([]byte(line))
+		if got != want || (err == nil) != ok {
+			t.Fatalf("parseSchedstat(%q) = %v, %v", line, got, err)
+		}
+	}
+	f("123456789 5 6\n", 123456789, true)
+	f("123456789 5\n", 0, false)
+	f("x 5 6\n", 0, false)
+}
+
+func TestStatusNumbersAreFoundByTheirWholeName(t *testing.T) {
+	status := []byte("Name:\tx\nVmRSS:\t  2048 kB\nvoluntary_ctxt_switches:\t12\nnonvoluntary_ctxt_switches:\t3\n")
+	f := func(name string, want uint64) {
+		t.Helper()
+		if got := statusNumber(status, name); got != want {
+			t.Fatalf("%s %d, want %d", name, got, want)
+		}
+	}
+	f("VmRSS:", 2048)
+	f("voluntary_ctxt_switches:", 12)
+	f("nonvoluntary_ctxt_switches:", 3)
+	f("VmSwap:", 0)
+}
+
+func TestAThreadThatEndedIsCountedByTheGroup(t *testing.T) {
+	before := Sample{threads: map[int]thread{1: {cpu: 5, voluntary: 1}, 2: {cpu: 7, voluntary: 4}}, group: 100}
+	after := Sample{threads: map[int]thread{1: {cpu: 9, voluntary: 3}, 3: {cpu: 2, voluntary: 8}}, group: 130}
+	if got, want := after.Since(before), (Usage{CPU: 30, Voluntary: 10}); got != want {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+	delete(before.threads, 2)
+	if got, want := after.Since(before), (Usage{CPU: 6, Voluntary: 10}); got != want {
+		t.Fatalf("%+v, want %+v", got, want)
+	}
+}
+
+func TestThisProcessUsesCPUAndMemory(t *testing.T) {
+	before, err := Process(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after Sample
+	for deadline := time.Now().Add(30 * time.Second); after.Since(before).CPU <= 0; {
+		if time.Now().After(deadline) {
+			t.Fatal("no CPU was used in 30 s of use")
+		}
+		if after, err = Process(os.Getpid()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after.RSS <= 0 {
+		t.Fatalf("RSS is %d", after.RSS)
+	}
+}
+
+// A shell that burns CPU in a child of its own, waits for it and ends: the
+// tree's account keeps what both used.
+func TestATreeKeepsTheCPUOfItsDead(t *testing.T) {
+	before, err := TreeCPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	burn := `i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done`
+	if out, err := exec.Command("/bin/sh", "-c", "("+burn+"); true").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	after, err := TreeCPU(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after-before < 2*tick {
+		t.Fatalf("a shell counted to 200,000 in %v of CPU", after-before)
+	}
+}
+
+func TestAProcessThatIsNotThereIsAnError(t *testing.T) {
+	if _, err := Process(1 << 30); err == nil {
+		t.Error("Process")
+	}
+	if _, err := TreeCPU(1 << 30); err == nil {
+		t.Error("TreeCPU")
+	}
+}
+
+func TestTheMachineIsDescribed(t *testing.T) {
+	if m := ThisMachine(); m.Cores < 1 || m.MemoryBytes <= 0 || m.Kernel == "" || m.Go == "" {
+		t.Fatalf("%+v", m)
+	}
+}

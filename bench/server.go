@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// server is one server process under test.
+type server struct {
+	name string
+	addr string
+	cmd  *exec.Cmd
+	log  string // path of what it wrote to stderr
+}
+
+// readyMax and stopMax bound a server's start (migrations included) and its end.
+const (
+	readyMax = 30 * time.Second
+	stopMax  = 15 * time.Second
+)
+
+// start runs a binary that takes --host and --port and finds PostgreSQL by
+// DATABASE_URL, and waits until its /health says 200. The world stops it.
+func (w *world) start(ctx context.Context, name, binary string, env ...string) (*server, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{name: name, addr: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(w.dir, name+".log")}
+	log, err := os.Create(s.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	s.cmd = exec.Command(binary, "--host", "127.0.0.1", "--port", port)
+	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "DATABASE_URL=" + w.pg.URL("postgres")}, env...)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := s.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	w.servers = append(w.servers, s)
+	if err := s.ready(ctx); err != nil {
+		return nil, fmt.Errorf("%s: %w; it wrote: %s", name, err, s.lastWords())
+	}
+	return s, nil
+}
+
+// freePort finds a port that nothing listens on. Another process can take it
+// before the server does, which then says so and fails to start.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
+}
+
+func (s *server) pid() int { return s.cmd.Process.Pid }
+
+// ready polls /health.
+func (s *server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyMax)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := s.get(ctx, "/health"); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errNotReady
+		case <-tick.C:
+		}
+	}
+}
+
+// get fetches a path, each time on a connection of its own: no idle connection of
+// ours is left on the server while it is measured.
+func (s *server) get(ctx context.Context, path string) ([]byte, error) {
+	return get(ctx, "http://"+s.addr+path)
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Close = true
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != 200 {
+		err = fmt.Errorf("%s answered %s", url, response.Status)
+	}
+	return body, err
+}
+
+// mallocs is how many objects the server has allocated since it started.
+func (s *server) mallocs(ctx context.Context) (float64, error) {
+	text, err := s.get(ctx, "/metrics/prometheus")
+	if err != nil {
+		return 0, err
+	}
+	return metric(text, "go_memstats_mallocs_total")
+}
+
+// metric reads one sample without labels from Prometheus' text format.
+func metric(text []byte, name string) (float64, error) {
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+" ")); ok {
+			return strconv.ParseFloat(string(bytes.TrimSpace(rest)), 64)
+		}
+	}
+	return 0, fmt.Errorf("the metrics do not have %s", name)
+}
+
+// stop asks the server to end and waits for it; it is killed when it does not.
+func (s *server) stop() error {
+	if s.cmd.ProcessState != nil {
+		return nil
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.cmd.Wait() }()
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("%s ended badly: %w; it wrote: %s", s.name, err, s.lastWords())
+		}
+		return nil
+	case <-time.After(stopMax):
+		_ = s.cmd.Process.Kill()
+		<-ended
+		return fmt.Errorf("%s did not end within %v of SIGTERM and was killed", s.name, stopMax)
+	}
+}
+
+// lastWords is the end of the server's log.
+func (s *server) lastWords() string {
+	const bytesMax = 1000
+	log, err := os.ReadFile(s.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-bytesMax):])
+}
