@@ -51,11 +51,16 @@ func tokenLength(v []byte) int {
 
 // trimSpace cuts off spaces and tabs on both sides (RFC 9110 §5.6.3).
 func trimSpace(v []byte) []byte {
-	for len(v) > 0 && isSpace(v[0]) {
-		v = v[1:]
-	}
+	v = trimLeft(v)
 	for len(v) > 0 && isSpace(v[len(v)-1]) {
 		v = v[:len(v)-1]
+	}
+	return v
+}
+
+func trimLeft(v []byte) []byte {
+	for len(v) > 0 && isSpace(v[0]) {
+		v = v[1:]
 	}
 	return v
 }

@@ -1,7 +1,5 @@
 package httpparse
 
-import "bytes"
-
 // readChunks reads a chunked body (RFC 9112 §7.1) and moves its data together in
 // buf, so that the body is one slice at the end. Every byte is moved at most
 // once, those of the first chunk not at all. It reports whether the request is
@@ -75,7 +73,7 @@ func (p *Parser) chunkLine(buf []byte, lf int) *Error {
 		return nil
 	case size > uint64(p.limits.BodyBytesMax-data):
 		return errBodyLarge
-	case int64(p.framing) > ChunkFramingBytesMax+data:
+	case int64(p.framing) > ChunkFramingBytesMax+data+int64(size):
 		return errChunkFraming
 	}
 	p.nextLine(lf)
@@ -88,8 +86,7 @@ func (p *Parser) chunkLine(buf []byte, lf int) *Error {
 }
 
 // chunkSize reads "size" or "size;extensions". Sixteen digits are enough for
-// any number that fits, so that none overflows (RFC 9112 §7.1). Extensions are
-// opaque, so only their bytes are checked: no CR or LF may hide in them.
+// any number that fits, so that none overflows (RFC 9112 §7.1).
 func chunkSize(line []byte) (uint64, *Error) {
 	n, size := 0, uint64(0)
 	for ; n < len(line) && isHex(line[n]); n++ {
@@ -98,14 +95,59 @@ func chunkSize(line []byte) (uint64, *Error) {
 	if n == 0 || n > 16 {
 		return 0, errChunkSize
 	}
-	ext := line[n:]
-	if len(ext) == 0 {
-		return size, nil
-	}
-	if ext = bytes.TrimLeft(ext, " \t"); len(ext) == 0 || ext[0] != ';' || !isFieldValue(ext) {
+	if n < len(line) && !areExtensions(line[n:]) {
 		return 0, errChunkExt
 	}
 	return size, nil
+}
+
+// areExtensions says whether v is *(";" name ["=" value]), with space allowed
+// around the signs but not at the end (RFC 9112 §7.1.1). They mean nothing here,
+// but what is malformed, such as a quote that is not closed, might to somebody else.
+func areExtensions(v []byte) bool {
+	for len(v) > 0 {
+		v = trimLeft(v)
+		if len(v) == 0 || v[0] != ';' {
+			return false
+		}
+		v = trimLeft(v[1:])
+		n := tokenLength(v)
+		if n == 0 {
+			return false
+		}
+		if after := trimLeft(v[n:]); len(after) > 0 && after[0] == '=' {
+			v = trimLeft(after[1:])
+			n = tokenLength(v)
+			if n == 0 {
+				n = quotedLength(v)
+			}
+			if n == 0 {
+				return false
+			}
+		}
+		v = v[n:]
+	}
+	return true
+}
+
+// quotedLength is the length of the quoted string at the beginning of v (RFC 9110
+// §5.6.4), or 0 if there is none.
+func quotedLength(v []byte) int {
+	if len(v) == 0 || v[0] != '"' {
+		return 0
+	}
+	for i := 1; i < len(v); i++ {
+		switch v[i] {
+		case '"':
+			if !isFieldValue(v[:i]) {
+				return 0
+			}
+			return i + 1
+		case '\\':
+			i++
+		}
+	}
+	return 0
 }
 
 // readTrailers reads the field lines behind the last chunk, and forgets them.

@@ -100,7 +100,8 @@ func (p *Parser) fieldCoding(value []byte) *Error {
 		member, value, more = bytes.Cut(value, comma)
 		member = trimSpace(member)
 		n := tokenLength(member)
-		if n == 0 {
+		parameters := trimSpace(member[n:])
+		if n == 0 || len(parameters) > 0 && parameters[0] != ';' {
 			return errCodingList
 		}
 		if p.codings&codingChunked != 0 {
@@ -109,7 +110,7 @@ func (p *Parser) fieldCoding(value []byte) *Error {
 		switch {
 		case !equalFold(member[:n], "chunked"):
 			p.codings |= codingOther
-		case n == len(member):
+		case len(parameters) == 0:
 			p.codings |= codingChunked
 		default: // "chunked;x=y": RFC 9112 §7.1
 			p.codings |= codingChunked | codingMisplaced

@@ -29,7 +29,7 @@ const (
 	// 400 (RFC 9112 §7.1.1 wants extensions bounded).
 	ChunkLineBytesMax = 256
 	// ChunkFramingBytesMax is how much longer than its data a chunked body may be
-	// in framing (sizes, extensions, line ends): framing ≤ this + data so far. So a
+	// in framing (sizes, extensions, line ends): framing ≤ this + data, at each chunk. So a
 	// chunked body never holds more than 2 × BodyBytesMax + ChunkFramingBytesMax of
 	// buffer. More: 413.
 	ChunkFramingBytesMax = 64 << 10

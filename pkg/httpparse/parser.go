@@ -141,6 +141,7 @@ func (p *Parser) Reset(l *Limits) {
 func (p *Parser) Next(buf []byte) (event Event, n int, err *Error) {
 	if p.state >= whole {
 		if p.state == broken {
+			p.Request = Request{}
 			return Failed, 0, p.err
 		}
 		p.begin()
@@ -241,7 +242,7 @@ func (p *Parser) lineEnd(buf []byte, end int) (lf int, long bool) {
 	return -1, len(window) == end
 }
 
-// nextLine goes on behind the LF at lf.
+// nextLine goes on behind the byte at lf, the last one of a line.
 func (p *Parser) nextLine(lf int) {
 	p.line, p.scanned = lf+1, lf+1
 }
@@ -256,7 +257,8 @@ func (p *Parser) readBody(buf []byte) (bool, *Error) {
 	if len(buf) < end {
 		return false, nil
 	}
-	p.body.to, p.line = end, end
+	p.body.to = end
+	p.nextLine(end - 1)
 	return true, nil
 }
 
