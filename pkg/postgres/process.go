@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -58,6 +56,12 @@ func (s *Server) waitLast(ctx context.Context) (*os.File, error) {
 		}
 		if !said {
 			s.options.Log("waiting until the PostgreSQL of an earlier start has stopped: " + s.dataDir())
+			// Its supervisor is at it, unless somebody killed that too. It has no
+			// other owner: we hold the directory.
+			if pid, _ := readPidFile(s.dataDir()); pid > 0 && worksIn(pid, s.dataDir()) {
+				syscall.Kill(pid, syscall.SIGCONT)
+				syscall.Kill(pid, syscall.SIGINT)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -79,8 +83,7 @@ func removeStalePid(data string) error {
 	if pid <= 0 || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 		return nil
 	}
-	// Its working directory is the data directory (postmaster, ChangeToDataDir).
-	if at, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err == nil && sameFile(at, data) {
+	if worksIn(pid, data) {
 		return fmt.Errorf("a PostgreSQL that queend did not start, pid %d, runs in %s: stop it first", pid, data)
 	}
 	if err := os.Remove(filepath.Join(data, "postmaster.pid")); err != nil {
@@ -89,10 +92,13 @@ func removeStalePid(data string) error {
 	return nil
 }
 
-func sameFile(a, b string) bool {
-	x, errX := os.Stat(a)
-	y, errY := os.Stat(b)
-	return errX == nil && errY == nil && os.SameFile(x, y)
+// worksIn says whether a process is a PostgreSQL of that data directory: each of
+// them makes it its working directory. (stat follows the link for us: no race with
+// a pid that ends in between.)
+func worksIn(pid int, data string) bool {
+	at, errAt := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	is, errIs := os.Stat(data)
+	return errAt == nil && errIs == nil && os.SameFile(at, is)
 }
 
 // readPidFile reads the pid and the state from postmaster.pid; 0 if there is none.
@@ -135,30 +141,6 @@ func parentOf(pid int) int {
 	}
 	parent, _ := strconv.Atoi(string(fields[1]))
 	return parent
-}
-
-// output runs a command to its end and returns what it wrote. When ctx ends
-// first, the command and what it started are killed: they are a process group.
-// Unlike exec.CommandContext it leaves no child of the command behind.
-func output(ctx context.Context, cmd *exec.Cmd) ([]byte, error) {
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer read.Close()
-	cmd.Stdout, cmd.Stderr = write, write
-	err = cmd.Start()
-	write.Close()
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-	out, _ := io.ReadAll(read) // ends when the last of the group has ended
-	stop()
-	if err := cmd.Wait(); err != nil {
-		return out, errors.Join(err, ctx.Err())
-	}
-	return out, nil
 }
 
 // freePort finds a port that nobody has now. Below the kernel's ephemeral range

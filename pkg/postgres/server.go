@@ -27,6 +27,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -109,9 +110,9 @@ type Server struct {
 // run is one life of the server: from fork to the end of its last process.
 type run struct {
 	cmd      *exec.Cmd // the supervisor
-	lifeline *os.File
-	lock     *os.File // held as long as we use Dir
-	pid      int      // the postmaster
+	lifeline *os.File  // its end tells the supervisor that we are gone
+	lock     *os.File  // held as long as we use Dir
+	pid      int       // the postmaster
 
 	reap sync.Once
 	err  error
@@ -169,13 +170,11 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	r := &run{lock: lock}
 	defer func() {
 		if err != nil {
 			lock.Close()
 		}
 	}()
-
 	// Inherited by every process of the server, so it is free when the last one
 	// has ended: we wait here for what a killed predecessor left running.
 	last, err := s.waitLast(ctx)
@@ -188,7 +187,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.initialise(ctx, bin); err != nil {
+	if err := s.initialise(ctx, bin, last); err != nil {
 		return err
 	}
 	if err := removeStalePid(s.dataDir()); err != nil {
@@ -202,7 +201,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := s.fork(r, bin, last); err != nil {
+	r, err := s.supervise(last, s.command(bin)...)
+	if err != nil {
+		s.closeSockets()
 		return err
 	}
 	if err := s.waitReady(ctx, r); err != nil {
@@ -210,6 +211,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		s.closeSockets()
 		return err
 	}
+	r.lock = lock
 	s.run = r
 	s.options.Log(fmt.Sprintf("PostgreSQL %d is up: data in %s, socket in %s, log in %s, pid %d, user %s",
 		s.version, s.dataDir(), s.sockets, s.LogPath(), r.pid, s.owner.name))
@@ -255,16 +257,17 @@ func (s *Server) closeSockets() {
 	}
 }
 
-// fork starts the supervisor, which starts the postmaster.
-func (s *Server) fork(r *run, bin string, last *os.File) error {
+// supervise runs a program as a child of the supervisor, which stops it when we
+// are gone.
+func (s *Server) supervise(last *os.File, command ...string) (*run, error) {
 	log, err := s.openLog()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close()
 	theirs, ours, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("cannot make PostgreSQL's lifeline: %w", err)
+		return nil, fmt.Errorf("cannot make PostgreSQL's lifeline: %w", err)
 	}
 	defer theirs.Close()
 
@@ -275,28 +278,28 @@ func (s *Server) fork(r *run, bin string, last *os.File) error {
 	if s.options.Throwaway {
 		throwaway = s.options.Dir
 	}
-	args := []string{"-c", supervise, "supervise", sockets, throwaway, filepath.Join(bin, "postgres"), "-D", s.dataDir()}
-	settings := s.settings()
-	names := make([]string, 0, len(settings))
-	for name := range settings {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		args = append(args, "-c", name+"="+settings[name])
-	}
-	r.cmd = s.owner.command("/bin/sh", args...)
-	r.cmd.Stdout, r.cmd.Stderr = log, log
-	r.cmd.ExtraFiles = []*os.File{theirs, last}
-	if err := r.cmd.Start(); err != nil {
+	cmd := s.owner.command("/bin/sh", append([]string{"-c", supervise, "supervise", sockets, throwaway}, command...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{theirs, last}
+	if err := cmd.Start(); err != nil {
 		ours.Close()
-		return fmt.Errorf("cannot start PostgreSQL: %w", err)
+		return nil, fmt.Errorf("cannot start %s: %w", command[0], err)
 	}
-	r.lifeline = ours
-	return nil
+	return &run{cmd: cmd, lifeline: ours}, nil
 }
 
-// settings are passed on the command line, which wins over every file in data/.
+// command is the postmaster's command line. Settings stand there since it wins
+// over every file in data/.
+func (s *Server) command(bin string) []string {
+	settings := s.settings()
+	command := []string{filepath.Join(bin, "postgres"), "-D", s.dataDir()}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		command = append(command, "-c", name+"="+settings[name])
+	}
+	return command
+}
+
+// settings are ours, and the caller's over them.
 func (s *Server) settings() map[string]string {
 	settings := map[string]string{
 		"listen_addresses":        "",
@@ -315,9 +318,7 @@ func (s *Server) settings() map[string]string {
 	if s.options.TCP {
 		settings["listen_addresses"] = "127.0.0.1"
 	}
-	for name, value := range s.options.Settings {
-		settings[name] = value
-	}
+	maps.Copy(settings, s.options.Settings)
 	return settings
 }
 
@@ -395,6 +396,23 @@ func (s *Server) stop() error {
 func (r *run) stop() error {
 	r.lifeline.Write([]byte("stop\n")) // fails only when the supervisor has ended
 	r.lifeline.Close()
+	return r.wait()
+}
+
+// waitUntil waits for the end of a program that ends by itself, or stops it when
+// ctx ends first.
+func (r *run) waitUntil(ctx context.Context) error {
+	defer r.lifeline.Close()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !r.exited() {
+		select {
+		case <-ctx.Done():
+			r.stop()
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 	return r.wait()
 }
 
@@ -595,7 +613,7 @@ func (s *Server) binaries() (string, error) {
 // initialise makes the data directory at the first start. It is made under
 // another name and renamed when it is whole: what an interrupted initdb leaves
 // is never taken for data.
-func (s *Server) initialise(ctx context.Context, bin string) error {
+func (s *Server) initialise(ctx context.Context, bin string, last *os.File) error {
 	if _, err := os.Stat(filepath.Join(s.dataDir(), "PG_VERSION")); err == nil {
 		return nil
 	}
@@ -605,26 +623,29 @@ func (s *Server) initialise(ctx context.Context, bin string) error {
 		return err
 	}
 	half := s.dataDir() + ".new"
-	var out []byte
-	var err error
 	// Names sort by their bytes, on every machine and after every upgrade of its C
 	// library. A machine without the character classes of C.UTF-8 does with C's.
+	var err error
 	for _, ctype := range []string{"C.UTF-8", "C"} {
 		if err := os.RemoveAll(half); err != nil {
 			return fmt.Errorf("cannot remove a half-made data directory: %w", err)
 		}
-		args := []string{"-D", half, "--username=" + User, "--pwfile=" + password, "--auth-local=trust", "--auth-host=scram-sha-256",
-			"--encoding=UTF8", "--lc-collate=C", "--lc-ctype=" + ctype, "--lc-messages=C", "--data-checksums"}
+		command := []string{filepath.Join(bin, "initdb"), "-D", half, "--username=" + User,
+			"--auth-local=trust", "--auth-host=scram-sha-256", "--pwfile=" + password, "--data-checksums",
+			"--encoding=UTF8", "--lc-collate=C", "--lc-ctype=" + ctype, "--lc-messages=C"}
 		if s.options.Settings["fsync"] == "off" {
-			args = append(args, "--no-sync")
+			command = append(command, "--no-sync")
 		}
-		cmd := s.owner.command(filepath.Join(bin, "initdb"), args...)
-		if out, err = output(ctx, cmd); err == nil || ctx.Err() != nil {
+		var r *run
+		if r, err = s.supervise(last, command...); err != nil {
+			return err
+		}
+		if err = r.waitUntil(ctx); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make PostgreSQL's data directory: %w: %s", err, strings.Join(strings.Fields(string(out)), " "))
+		return fmt.Errorf("cannot make PostgreSQL's data directory: %w; the end of %s says: %s", err, s.LogPath(), s.logTail())
 	}
 	if err := os.Rename(half, s.dataDir()); err != nil {
 		return fmt.Errorf("cannot put PostgreSQL's data directory in place: %w", err)
