@@ -1,10 +1,14 @@
 package queue
 
-import "time"
+import (
+	"math/rand/v2"
+	"strconv"
+	"time"
+)
 
 // Statement is one statement to be sent. Its params are in PostgreSQL's binary
 // format, nil is NULL; results are asked for in binary. Params belong to the batch
-// and stay as they are until StepDone, Unknown, Fail or Reset is called.
+// and stay as they are until Step or Reset is called.
 type Statement struct {
 	Name    string   // a key of schema.Statement
 	Params  [][]byte // $1, $2, …
@@ -16,7 +20,7 @@ type Action uint8
 
 const (
 	Continue Action = iota // call Step again at once (it returns nil when all is decided)
-	Wait                   // call Step again after Verdict.After; the connection is fine and free meanwhile
+	Wait                   // call Step again after Verdict.After; the connection is fine, and free meanwhile
 	Prepare                // forget this connection's prepared statements, then call Step again
 	Away                   // the database is away, full, read-only or set up wrong: the step had no effect; call Step again on a good connection, or Fail
 )
@@ -37,63 +41,394 @@ type Verdict struct {
 //		for each DataRow: b.Row(i, values); for each CommandComplete: b.Tag(i, n)
 //		on ReadyForQuery: verdict = b.StepDone(err, now) …
 //		or, when the connection is lost after sending began: b.Unknown()
+//		or, when it is lost before: nothing, and Step again
 //	}
 //	for _, op := range b.Ops() { complete op }
 //
+// What is decided is always the next step only, from what the ops' items say; there
+// is no other memory of how far things are, so that a step may be lost, repeated or
+// rolled back at any time. The ops are worked in groups: at first all of them are
+// one, in one transaction. A group whose data PostgreSQL refuses is halved until the
+// guilty request is alone, the halves being worked one after the other, in order.
+//
+// For one group, a step is one of these (push_batch.go):
+//
+//	resolve ─→ winners ─→ push ─→ decided
+//	   ↑          ↑         │ 23505: somebody was there first; ask who
+//	   │          └─────────┤
+//	   └────────────────────┘ a partition is gone, or its queue's encryption was switched
+//
+// resolve is left out while all partitions are known, winners unless duplicates are
+// to be expected.
+//
 // Not for several goroutines at once.
-type Batch struct{}
+type Batch struct {
+	c *Config
+	h *Hints
 
-// NewBatch returns an empty batch that is used again and again.
-func NewBatch(c *Config, h *Hints) *Batch { panic("TODO") }
+	entries []entry // in the order they were added
+	groups  []group // what is left to do; the last one is worked
+	rows    int
+	bytes   int
 
-// Reset makes the batch empty; it forgets its ops and keeps its buffers.
-func (b *Batch) Reset() { panic("TODO") }
+	begun   bool     // Step was called
+	kind    stepKind // of the step that Step returned last
+	gather  gathering
+	stmts   []Statement
+	params  [][]byte
+	buf     [][]byte // the params' memory
+	view    []*Op
+	lost    bool // the last step found its statements lost
+	unknown bool // an earlier step may have been committed
 
-// Add takes an op into the batch; only before the first Step. An op without items
-// needs no store and must not be added.
-func (b *Batch) Add(op *Op) { panic("TODO") }
+	jitter func() float64 // 0 ≤ … < 1
+}
+
+// entry is one op's place in the batch.
+type entry struct {
+	op      *Op // nil: given back
+	decided bool
+}
+
+// group is a run of entries that are worked in one transaction.
+type group struct {
+	lo, hi   int  // entries[lo:hi]
+	winners  bool // ask for winners before the next push
+	collided bool // because PostgreSQL reported a duplicate
+	met      bool // a winner was found
+	stale    int  // so often a partition was gone
+	vain     int  // so often a duplicate was reported and then not found
+}
+
+type stepKind uint8
+
+const (
+	noStep stepKind = iota
+	resolveStep
+	winnersStep
+	pushStep
+)
+
+// Bounds of a batch's patience. What goes on longer is answered Unavailable.
+const (
+	staleMax = 1 // resolve again so often when a partition is gone
+	vainMax  = 3 // look again so often for a duplicate that is not there
+)
+
+// Retries wait about retryAfter, then retryFactor times longer each, give or take
+// half.
+const (
+	retryAfter  = 10 * time.Millisecond
+	retryFactor = 3
+)
+
+// NewBatch returns an empty batch, to be used again and again.
+func NewBatch(c *Config, h *Hints) *Batch {
+	return &Batch{c: c, h: h, jitter: rand.Float64}
+}
+
+// Reset makes the batch empty; it forgets its ops and keeps its buffers, unless a
+// large batch made them grow.
+func (b *Batch) Reset() {
+	clear(b.entries)
+	b.entries, b.groups = b.entries[:0], b.groups[:0]
+	b.rows, b.bytes, b.begun, b.kind, b.lost, b.unknown = 0, 0, false, noStep, false, false
+	clear(b.view)
+	b.view = b.view[:0]
+	b.gather.reset()
+	b.shrink()
+}
+
+// Add takes an op into the batch; only before the first Step.
+func (b *Batch) Add(op *Op) {
+	if b.begun {
+		panic("BUG: an op is added to a batch under way")
+	}
+	b.entries = append(b.entries, entry{op: op})
+	if len(b.groups) == 0 {
+		b.groups = append(b.groups, group{winners: b.h.storm > 0})
+	}
+	b.groups[0].hi++
+	b.rows += len(op.Items)
+	b.bytes += op.Cost
+}
 
 // Ops returns the ops of the batch in the order they were added, without those that
 // Expire or Decided have given back. Valid until the next call of any method.
-func (b *Batch) Ops() []*Op { panic("TODO") }
+func (b *Batch) Ops() []*Op {
+	b.view = b.view[:0]
+	for i := range b.entries {
+		if op := b.entries[i].op; op != nil {
+			b.view = append(b.view, op)
+		}
+	}
+	return b.view
+}
 
-// Rows and Bytes are the sums over the ops added: items, and costs.
-func (b *Batch) Rows() int { panic("TODO") }
+// Rows is how many items were added.
+func (b *Batch) Rows() int { return b.rows }
 
-// Bytes is described at Rows.
-func (b *Batch) Bytes() int { panic("TODO") }
+// Bytes is what the ops that were added cost.
+func (b *Batch) Bytes() int { return b.bytes }
 
 // Step returns the statements to send now, under one Sync; nil: every op is decided,
-// its results are in its items or in its Fault.
-func (b *Batch) Step(now time.Duration) []Statement { panic("TODO") }
+// its results are in its items or in its Fault. Calling it twice without sending is
+// harmless.
+func (b *Batch) Step(now time.Duration) []Statement {
+	b.begun = true
+	for len(b.groups) > 0 {
+		g := &b.groups[len(b.groups)-1]
+		b.collect(g)
+		switch {
+		case len(b.gather.unknown) > 0:
+			b.kind = resolveStep
+			return b.resolve()
+		case len(b.gather.rows) == 0:
+			b.endGroup()
+			continue
+		case g.winners:
+			b.kind = winnersStep
+			return b.winners()
+		default:
+			b.kind = pushStep
+			return b.push()
+		}
+	}
+	b.kind = noStep
+	return nil
+}
 
 // Row takes one DataRow of statement #stmt of this step. values are valid during the
 // call only; nil is NULL.
-func (b *Batch) Row(stmt int, values [][]byte) { panic("TODO") }
+func (b *Batch) Row(stmt int, values [][]byte) {
+	switch {
+	case b.kind == resolveStep && stmt == resolveIDs:
+		b.resolveRow(values)
+	case b.kind == winnersStep:
+		b.winnersRow(values)
+	}
+}
 
 // Tag takes the row count of statement #stmt's CommandComplete.
-func (b *Batch) Tag(stmt int, rows int64) { panic("TODO") }
+func (b *Batch) Tag(stmt int, rows int64) {
+	if b.kind == pushStep && stmt == pushInsert {
+		b.gather.updated = rows
+	}
+}
 
 // StepDone says that the Sync was answered: err nil: the step is committed; else it
 // is rolled back for sure, err being its first error.
-func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict { panic("TODO") }
+func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
+	if b.kind == noStep || len(b.groups) == 0 {
+		panic("BUG: a step is done that was not begun")
+	}
+	kind, g := b.kind, &b.groups[len(b.groups)-1]
+	b.kind = noStep
+	if err == nil {
+		b.lost = false
+		switch kind {
+		case resolveStep:
+			b.resolved(g)
+		case winnersStep:
+			b.winnersFound(g)
+		case pushStep:
+			b.pushed(g)
+		}
+		return Verdict{}
+	}
+
+	class := Classify(err.Code)
+	// Only a partition that is gone leaves NULL where a push may not have it, and only
+	// messages can hold a duplicate of one.
+	if kind == pushStep && err.Code == "23502" {
+		class = ClassStale
+	}
+	if class == ClassDuplicate && (kind != pushStep || err.Table != "messages") {
+		class = ClassRetry
+	}
+	v := Verdict{Class: class}
+	switch class {
+	case ClassDuplicate:
+		g.winners, g.collided = true, true
+		b.h.storm = stormBatches
+	case ClassStale:
+		b.stale(g)
+	case ClassData:
+		b.refuse(g, Fault{Invalid, err.Message}, true)
+	case ClassRetry, ClassUnknown:
+		b.unknown = b.unknown || class == ClassUnknown
+		if v.After = b.retry(g, now, err); v.After > 0 {
+			v.Action = Wait
+		}
+	case ClassLost:
+		if v.Action = Prepare; b.lost {
+			v.Action = Away // it did not help
+		}
+		b.lost = !b.lost
+	default: // ClassAway, ClassSetup, and an error that says it is none
+		v.Action = Away
+	}
+	return v
+}
 
 // Unknown says that the step was sent, at least in part, and its answer will never
 // come: it may be committed, now or later, or not. Step then returns it again, with
 // the same ids, for another connection: what the first try has stored is found by its
 // id and answered `queued`.
-func (b *Batch) Unknown() { panic("TODO") }
+func (b *Batch) Unknown() {
+	b.kind = noStep
+	b.unknown = true
+}
 
 // Expire decides the ops whose Deadline has passed (Deadline ≤ now, 0: none): Fault
 // Unavailable. It returns them and the batch forgets them, also when a step is in
-// flight: the caller completes them now.
-func (b *Batch) Expire(now time.Duration) []*Op { panic("TODO") }
+// flight: the caller completes them now. Valid until the next call of any method.
+func (b *Batch) Expire(now time.Duration) []*Op {
+	b.view = b.view[:0]
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.op == nil || e.decided || e.op.Deadline == 0 || e.op.Deadline > now {
+			continue
+		}
+		e.op.Fault = Fault{Unavailable, "PostgreSQL did not answer in time; the messages may have been stored: push them again with the same transactionId"}
+		b.view = append(b.view, e.op)
+		*e = entry{decided: true}
+	}
+	return b.view
+}
 
 // Decided returns the ops that are decided and not yet given back, and the batch
 // forgets them: so that a request need not wait for others when a batch was split.
-// Optional: what is not taken here is in Ops at the end.
-func (b *Batch) Decided() []*Op { panic("TODO") }
+// To be called after Step; optional: what is not taken here is in Ops at the end. Valid until the next call of
+// any method.
+func (b *Batch) Decided() []*Op {
+	b.view = b.view[:0]
+	for i := range b.entries {
+		if e := &b.entries[i]; e.op != nil && e.decided {
+			b.view = append(b.view, e.op)
+			e.op = nil
+		}
+	}
+	return b.view
+}
 
 // Fail decides every op that is not decided yet with f, as a store does that gives
 // up. Step then returns nil.
-func (b *Batch) Fail(f Fault) { panic("TODO") }
+func (b *Batch) Fail(f Fault) {
+	for i := range b.entries {
+		b.decide(i, f)
+	}
+	b.groups = b.groups[:0]
+	b.kind = noStep
+}
+
+// MayBeStored says that an answer was lost on the way (Unknown): an undecided op's
+// messages may be in the database. A store that gives up says so in its Fault.
+func (b *Batch) MayBeStored() bool { return b.unknown }
+
+// decide ends entry i, with a fault unless f is the zero Fault.
+func (b *Batch) decide(i int, f Fault) {
+	if e := &b.entries[i]; !e.decided {
+		e.decided = true
+		if f.Code != OK {
+			e.op.Fault = f
+		}
+	}
+}
+
+// endGroup ends the group that has nothing more to do.
+func (b *Batch) endGroup() {
+	g := b.groups[len(b.groups)-1]
+	for i := g.lo; i < g.hi; i++ {
+		b.decide(i, Fault{})
+	}
+	if !g.met && b.h.storm > 0 {
+		b.h.storm--
+	}
+	b.groups = b.groups[:len(b.groups)-1]
+}
+
+// refuse sets a group aside that cannot go on as it is: of several requests each half
+// is tried alone, the first half first; a single one hears f, or, if items is set, is
+// done and says so in each of its items.
+func (b *Batch) refuse(g *group, f Fault, items bool) {
+	open := 0
+	for i := g.lo; i < g.hi; i++ {
+		if !b.entries[i].decided {
+			open++
+		}
+	}
+	if open > 1 {
+		half, i := open/2, g.lo
+		for ; half > 0; i++ {
+			if !b.entries[i].decided {
+				half--
+			}
+		}
+		winners := b.h.storm > 0
+		left := group{lo: g.lo, hi: i, winners: winners}
+		right := group{lo: i, hi: g.hi, winners: winners}
+		b.groups = append(b.groups[:len(b.groups)-1], right, left)
+		return
+	}
+	for i := g.lo; i < g.hi; i++ {
+		if b.entries[i].decided {
+			continue
+		}
+		if !items {
+			b.decide(i, f)
+			continue
+		}
+		for j := range b.entries[i].op.Items {
+			if it := &b.entries[i].op.Items[j]; it.Status == Pending {
+				it.Status, it.Error = Failed, f.Message
+			}
+		}
+	}
+}
+
+// stale: a partition of the group is gone, or an encryption flag was switched.
+func (b *Batch) stale(g *group) {
+	for i := range b.gather.rows {
+		b.gather.rows[i].at.known = false
+	}
+	for i := range b.gather.dups {
+		b.gather.dups[i].at.known = false
+	}
+	if g.stale++; g.stale > staleMax {
+		b.refuse(g, Fault{Unavailable, "the queue was deleted or changed while the messages were pushed; push them again"}, false)
+	}
+}
+
+// retry counts a failure that may pass against the group's ops. It returns how long
+// to wait, 0: none of them has a try or the time left.
+func (b *Batch) retry(g *group, now time.Duration, err *SQLError) time.Duration {
+	tries := 1
+	for i := g.lo; i < g.hi; i++ {
+		if e := &b.entries[i]; !e.decided {
+			e.op.tries++
+			tries = max(tries, min(e.op.tries, RetriesMax))
+		}
+	}
+	after := retryAfter
+	for range tries - 1 {
+		after *= retryFactor
+	}
+	after = after/2 + time.Duration(b.jitter()*float64(after))
+	left := false
+	for i := g.lo; i < g.hi; i++ {
+		e := &b.entries[i]
+		if e.decided {
+			continue
+		}
+		if e.op.tries > RetriesMax || e.op.Deadline != 0 && now+after >= e.op.Deadline {
+			b.decide(i, Fault{Unavailable, "PostgreSQL could not store the messages in " + strconv.Itoa(e.op.tries) + " tries: " + err.Message})
+		} else {
+			left = true
+		}
+	}
+	if !left {
+		return 0
+	}
+	return after
+}

@@ -1,7 +1,9 @@
 package queue
 
+import "sync"
+
 // Config is what every part of this room is told once, at start. It is shared
-// by all loops and pool workers and does not change while they run.
+// by all loops and pool workers, does not change while they run, and is not copied.
 type Config struct {
 	// PayloadJSONB says that queen.messages.payload is jsonb (a database that Queen
 	// laid out) and not json. Then payloads that jsonb cannot hold are refused at the
@@ -19,6 +21,33 @@ type Config struct {
 	// OpBytesMax bounds what one request may cost in memory (its body and its items);
 	// beyond it Decode answers TooLarge. 0: OpBytesMaxDefault.
 	OpBytesMax int
+
+	warned struct {
+		sync.Mutex
+		queues map[string]bool
+	}
+}
+
+// warnedMax bounds how many queues are warned of.
+const warnedMax = 1000
+
+// warn is Warn, once per queue.
+func (c *Config) warn(queue string) {
+	if c.Warn == nil {
+		return
+	}
+	c.warned.Lock()
+	first := !c.warned.queues[queue] && len(c.warned.queues) < warnedMax
+	if first {
+		if c.warned.queues == nil {
+			c.warned.queues = make(map[string]bool)
+		}
+		c.warned.queues[queue] = true
+	}
+	c.warned.Unlock()
+	if first {
+		c.Warn(queue)
+	}
 }
 
 // Limits of this room.

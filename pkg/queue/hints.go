@@ -1,18 +1,88 @@
 package queue
 
-// Hints remembers where partitions are: (queue, partition) → partition id and
-// whether the queue is encrypted. It is a cache and may be wrong; the locked row in
-// PostgreSQL decides. One per loop (or per pool worker); not for several goroutines
-// at once. All batches of a loop share it.
-type Hints struct{}
+// Hints remembers where partitions are: (queue, partition) → partition id, and whether
+// the queue is encrypted. It is a cache and may be wrong: a push is checked against the
+// locked rows in PostgreSQL, and what was wrong is asked for again. It also remembers
+// whether duplicates are frequent just now.
+//
+// One per loop (or per pool worker), shared by the batches of that loop; not for
+// several goroutines at once.
+type Hints struct {
+	young, old map[string]*hint // what was used lately, and what was used before that
+	bytes      int              // of the names in young
+	entriesMax int              // of each
+	bytesMax   int
+	marks      uint64 // the last mark given
+	storm      int    // so many batches more ask for winners first
+	scratch    []byte
+}
 
-// NewHints returns an empty cache of at most entriesMax partitions and about
-// bytesMax bytes of names (0: HintsEntriesMaxDefault, HintsBytesMaxDefault). At the
-// bound the longest unused half is forgotten.
-func NewHints(entriesMax, bytesMax int) *Hints { panic("TODO") }
+// hint is one partition. Batches hold pointers to hints, so it may be used after it
+// was forgotten here.
+type hint struct {
+	queue, partition string
+	known            bool // id and encrypted are what PostgreSQL said last
+	id               UUID
+	encrypted        bool
+
+	mark   uint64 // of the gathering that has it in its list of unknown ones
+	staged bool   // stagedID… are what the step in flight has said
+	// They count when the step is committed.
+	stagedID        UUID
+	stagedEncrypted bool
+}
 
 // Bounds of NewHints.
 const (
 	HintsEntriesMaxDefault = 100_000
 	HintsBytesMaxDefault   = 16 << 20
 )
+
+// stormBatches is how many batches ask for the winners first after one has met a
+// duplicate: else each of them would be rolled back once before it asks.
+const stormBatches = 64
+
+// NewHints returns an empty cache of at most entriesMax partitions and about bytesMax
+// bytes of names (0: HintsEntriesMaxDefault, HintsBytesMaxDefault). At the bound what
+// was not used for longest is forgotten, half of it at once.
+func NewHints(entriesMax, bytesMax int) *Hints {
+	if entriesMax <= 0 {
+		entriesMax = HintsEntriesMaxDefault
+	}
+	if bytesMax <= 0 {
+		bytesMax = HintsBytesMaxDefault
+	}
+	return &Hints{young: make(map[string]*hint), entriesMax: max(1, entriesMax/2), bytesMax: max(1, bytesMax/2)}
+}
+
+// Len is how many partitions are remembered.
+func (h *Hints) Len() int { return len(h.young) + len(h.old) }
+
+// get returns the hint for a partition; a new one is not known yet.
+func (h *Hints) get(queue, partition []byte) *hint {
+	// No name holds a NUL, so that the key is unambiguous.
+	key := append(append(append(h.scratch[:0], queue...), 0), partition...)
+	h.scratch = key
+	if e := h.young[string(key)]; e != nil {
+		return e
+	}
+	e := h.old[string(key)]
+	name := string(key)
+	if e == nil {
+		e = &hint{queue: name[:len(queue)], partition: name[len(queue)+1:]}
+	} else {
+		delete(h.old, name)
+	}
+	if len(h.young) >= h.entriesMax || h.bytes+len(name) > h.bytesMax {
+		h.old, h.young, h.bytes = h.young, make(map[string]*hint), 0
+	}
+	h.young[name] = e
+	h.bytes += len(name)
+	return e
+}
+
+// mark returns a number that was not given before.
+func (h *Hints) nextMark() uint64 {
+	h.marks++
+	return h.marks
+}

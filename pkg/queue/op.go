@@ -61,6 +61,7 @@ type Item struct {
 	WinnerID    UUID   // queued: ID; duplicate: the id of the message that was there first
 	Error       string // failed: why
 
+	at     *hint  // where its partition is thought to be
 	sealed []byte // the payload's envelope, once its queue was found to be encrypted
 }
 
@@ -85,19 +86,44 @@ type Code uint8
 
 const (
 	OK          Code = iota
-	Invalid                 // 400: the request cannot be stored as it is
-	TooLarge                // 413
-	Unavailable             // 503 + Retry-After: PostgreSQL is away or too slow
-	Overloaded              // 503 + Retry-After: a bound of ours is reached
-	Internal                // 500: our own fault
+	Invalid          // 400: the request cannot be stored as it is
+	TooLarge         // 413
+	Unavailable      // 503 + Retry-After: PostgreSQL is away or too slow
+	Overloaded       // 503 + Retry-After: a bound of ours is reached
+	Internal         // 500: our own fault
 )
 
 // UUID is 16 bytes, big endian as in RFC 9562.
 type UUID [16]byte
 
+// An op that grew beyond these gives its memory back at Reset, so that the pool of
+// ops holds what is usual and not what was once asked for.
+const (
+	opBodyKeptMax  = 256 << 10
+	opItemsKeptMax = 1024
+)
+
 // Reset makes op ready for another request. It keeps its memory unless a large
 // request made it grow.
-func (op *Op) Reset() { panic("TODO") }
+func (op *Op) Reset() {
+	op.clear()
+	op.Accepted, op.Decoded, op.Sent, op.Answered, op.Deadline = 0, 0, 0, 0, 0
+	op.Done = nil
+	if cap(op.Items) > opItemsKeptMax {
+		op.Items = nil
+	}
+	for _, b := range []*[]byte{&op.body, &op.made, &op.sealed} {
+		if cap(*b) > opBodyKeptMax {
+			*b = nil
+		}
+	}
+}
+
+// clear forgets the request, not its times and its owner.
+func (op *Op) clear() {
+	op.Items, op.body, op.made, op.sealed = op.Items[:0], op.body[:0], op.made[:0], op.sealed[:0]
+	op.Fault, op.Cost, op.tries = Fault{}, 0, 0
+}
 
 // SetProducer stamps every item with who pushed it: the token's sub. sub must stay
 // as it is until the op is done.

@@ -1,0 +1,12 @@
+-- push 1 of 2: locks the partitions' heads, in one global order, so that two batches
+-- cannot wait for each other. It must be a statement of its own: what follows has to
+-- see what the last holder of the lock has committed. NO KEY: references to the row
+-- may be checked meanwhile.
+-- $1 uuid[] partitions
+WITH held AS MATERIALIZED (
+    SELECT 1
+      FROM queen.partition_lookup
+     WHERE partition_id = ANY ($1::uuid[])
+     ORDER BY partition_id
+       FOR NO KEY UPDATE)
+SELECT count(*) FROM held;

@@ -1,0 +1,7 @@
+-- push, after a duplicate: the messages that have these transactions already. Always
+-- planned anew: a plan kept from when messages was small may read a whole partition
+-- for each row.
+-- $1 uuid[] partitions, $2 text[] transactions
+SELECT u.o, m.id
+  FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY u (part, txn, o)
+  JOIN queen.messages m ON m.partition_id = u.part AND m.transaction_id = u.txn;
