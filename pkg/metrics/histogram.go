@@ -58,3 +58,12 @@ func (h *Histogram) Snapshot() Distribution {
 	d.Sum = float64(h.nanos.Load()) / 1e9
 	return d
 }
+
+// Add adds another snapshot of the same bounds.
+func (d *Distribution) Add(other Distribution) {
+	d.Count += other.Count
+	d.Sum += other.Sum
+	for bound, n := range other.Cumulative {
+		d.Cumulative[bound] += n
+	}
+}

@@ -1,0 +1,34 @@
+package api
+
+import "strconv"
+
+// health is Queen's route: 200 while PostgreSQL answers, else 503. It reports
+// what the loop knows and asks nobody, so it never hangs.
+func (r *Router) health(x Exchange) {
+	status, word, database := 200, "healthy", "connected"
+	if !r.Database() {
+		status, word, database = 503, "unhealthy", "disconnected"
+	}
+	header := jsonHeader
+	if status == 503 {
+		header = retryHeader
+	}
+	worker := strconv.Itoa(r.WorkerID)
+	body := []byte(`{"database":"` + database + `","queen":{"status":"active","worker_id":` + worker + `},"server":"queend","status":"` + word + `","version":`)
+	body = appendJSON(body, r.Version)
+	body = append(body, `,"worker_id":`+worker+`}`...)
+	x.Reply(status, header, body, false)
+}
+
+// livez says that the process runs. An orchestrator that restarts a broker
+// because PostgreSQL is away makes an outage worse, so this is apart from health.
+func (r *Router) livez(x Exchange) { x.Reply(200, jsonHeader, []byte(`{"status":"alive"}`), false) }
+
+// readyz says whether a push would be stored now.
+func (r *Router) readyz(x Exchange) {
+	if !r.Database() {
+		r.fail(x, 503, nil, "PostgreSQL does not answer; pushes get 503 until it does")
+		return
+	}
+	x.Reply(200, jsonHeader, []byte(`{"status":"ready"}`), false)
+}

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// PushTiming says where the time of one push went. It is made only when somebody
+// asked for it (log level debug).
+type PushTiming struct {
+	RequestID []byte // valid only during the call
+	Items     int
+	Status    int
+	Parse     time.Duration // from the last byte to the decoded op
+	Wait      time.Duration // in the store, before its first statement was sent
+	Database  time.Duration // from there to PostgreSQL's last word
+	Total     time.Duration
+}
+
+// pushCall is a push on its way: the op, and the exchange that waits for it.
+type pushCall struct {
+	op       queue.Op
+	router   *Router
+	exchange Exchange
+	counters *PushCounters
+	body     []byte // scratch for the answer
+}
+
+// answerBytesKept is the largest scratch buffer that goes back to the free list.
+const answerBytesKept = 64 << 10
+
+func (r *Router) push(x Exchange, counters *PushCounters, store func(*Stores) queue.Store) {
+	if r.stores == nil {
+		counters.Unavailable.Add(1)
+		r.fail(x, 503, nil, "the database is not ready yet, try again in a second")
+		return
+	}
+	c := r.call()
+	c.exchange, c.counters = x, counters
+	op := &c.op
+	op.Accepted = x.Accepted()
+	op.Deadline = op.Accepted + r.Deadline
+	if fault := queue.Decode(op, x.Request().Body, r.stores.Config, r.stores.IDs); fault.Code != queue.OK {
+		counters.Refused.Add(1)
+		r.release(c)
+		r.fault(x, fault)
+		return
+	}
+	op.Decoded = r.Now()
+	if len(op.Items) == 0 {
+		r.release(c)
+		x.Reply(201, jsonHeader, []byte("[]"), false)
+		return
+	}
+	op.Done = c
+	store(r.stores).Do(op)
+}
+
+// OpDone implements queue.Completer: the store has answered.
+func (c *pushCall) OpDone(op *queue.Op) {
+	r, x := c.router, c.exchange
+	status := statusOf[op.Fault.Code]
+	c.counters.count(op, status, r.Now()-op.Accepted)
+	if r.Timing != nil {
+		r.Timing(c.timing(status))
+	}
+	if op.Fault.Code != queue.OK {
+		r.fault(x, op.Fault)
+	} else {
+		c.body = queue.AppendPushAnswer(c.body[:0], op)
+		x.Reply(status, jsonHeader, c.body, false)
+	}
+	r.release(c)
+}
+
+func (c *pushCall) timing(status int) PushTiming {
+	op := &c.op
+	t := PushTiming{
+		RequestID: c.exchange.RequestID(), Items: len(op.Items), Status: status,
+		Parse: op.Decoded - op.Accepted, Total: c.router.Now() - op.Accepted,
+	}
+	if op.Sent > 0 {
+		t.Wait, t.Database = op.Sent-op.Decoded, op.Answered-op.Sent
+	}
+	return t
+}
+
+func (r *Router) call() *pushCall {
+	if n := len(r.calls); n > 0 {
+		c := r.calls[n-1]
+		r.calls = r.calls[:n-1]
+		return c
+	}
+	return &pushCall{router: r}
+}
+
+// release takes a call back; what was big is left to the collector.
+func (r *Router) release(c *pushCall) {
+	c.exchange, c.counters = nil, nil
+	c.op.Reset()
+	if cap(c.body) > answerBytesKept {
+		c.body = nil
+	}
+	r.calls = append(r.calls, c)
+}

@@ -1,0 +1,279 @@
+// Package pooldb is the legacy store: the same operations as asyncdb, done the
+// way most servers do them. Ops go through a channel to a pool of goroutines, each
+// runs one blocking statement after another on a connection of pgxpool, one
+// transaction a request, and posts the answer back to the loop that asked.
+//
+// It exists to be measured against: it shares every line with the loop's way but
+// the store itself. It is not an event loop, merges nothing, and goes away with
+// `rm -r`.
+package pooldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/queend/queend/pkg/queue"
+	"github.com/queend/queend/pkg/schema"
+)
+
+// Defaults of Options.
+const (
+	WorkersDefault         = 32
+	WaitingOpsMaxDefault   = 20_000
+	WaitingBytesMaxDefault = 64 << 20
+)
+
+// retryEvery is the pause before the next attempt when PostgreSQL is away.
+const retryEvery = 100 * time.Millisecond
+
+// Options of a Pool.
+type Options struct {
+	ConnString      string
+	Workers         int // goroutines, each with at most one connection at a time
+	WaitingOpsMax   int // ops that wait for a goroutine; more are refused as Overloaded
+	WaitingBytesMax int // the same in bytes; one larger op is taken when no other waits
+	ConnectTimeout  time.Duration
+	Parameters      map[string]string // run-time parameters of each connection
+	NewBatch        func() *queue.Batch
+	Now             func() time.Duration // the loops' clock
+}
+
+// Pool is the goroutines and the connections; loops share it through a Store
+// each.
+type Pool struct {
+	options Options
+	db      *pgxpool.Pool
+	ops     chan job
+	bytes   atomic.Int64 // waiting
+	done    sync.WaitGroup
+	closed  atomic.Bool
+	stop    context.CancelFunc
+}
+
+type job struct {
+	op   *queue.Op
+	post func(func())
+}
+
+// Open makes the pool. It does not connect: connections are made by the first
+// ops.
+func Open(o Options) (*Pool, error) {
+	if o.Workers == 0 {
+		o.Workers = WorkersDefault
+	}
+	if o.WaitingOpsMax == 0 {
+		o.WaitingOpsMax = WaitingOpsMaxDefault
+	}
+	if o.WaitingBytesMax == 0 {
+		o.WaitingBytesMax = WaitingBytesMaxDefault
+	}
+	config, err := pgxpool.ParseConfig(o.ConnString)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the connection string: %w", err)
+	}
+	config.MaxConns = int32(o.Workers)
+	config.ConnConfig.ConnectTimeout = o.ConnectTimeout
+	for name, value := range o.Parameters {
+		config.ConnConfig.RuntimeParams[name] = value
+	}
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	ctx, stop := context.WithCancel(context.Background())
+	db, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		stop()
+		return nil, fmt.Errorf("cannot make the pool: %w", err)
+	}
+	p := &Pool{options: o, db: db, ops: make(chan job, o.WaitingOpsMax), stop: stop}
+	for range o.Workers {
+		p.done.Add(1)
+		go p.work(ctx)
+	}
+	return p, nil
+}
+
+// Close refuses new ops, lets the goroutines finish those that were taken, and
+// closes the connections. Any goroutine, once.
+func (p *Pool) Close() {
+	if p.closed.Swap(true) {
+		return
+	}
+	close(p.ops)
+	p.done.Wait()
+	p.stop()
+	p.db.Close()
+}
+
+// Store is the pool as one loop sees it.
+type Store struct {
+	pool *Pool
+	post func(func())
+}
+
+// Store makes the store of one loop; post runs a function on that loop.
+func (p *Pool) Store(post func(func())) *Store { return &Store{pool: p, post: post} }
+
+// Do implements queue.Store. It runs on the loop and never blocks: an op that
+// finds no room is refused at once.
+func (s *Store) Do(op *queue.Op) {
+	p := s.pool
+	if p.closed.Load() {
+		refuse(op, queue.Unavailable, "the server is stopping, try again on the next one")
+		return
+	}
+	// An op that is larger than the bound waits when it is alone.
+	if n := p.bytes.Add(int64(op.Cost)); n > int64(p.options.WaitingBytesMax) && n != int64(op.Cost) {
+		p.bytes.Add(-int64(op.Cost))
+		refuse(op, queue.Overloaded, "too many bytes wait for the pool, try again in a second")
+		return
+	}
+	select {
+	case p.ops <- job{op, s.post}:
+	default:
+		p.bytes.Add(-int64(op.Cost))
+		refuse(op, queue.Overloaded, "too many requests wait for the pool, try again in a second")
+	}
+}
+
+// Cancel implements queue.Store. A push that was accepted is stored whether or
+// not its client still waits.
+func (s *Store) Cancel(*queue.Op) {}
+
+func refuse(op *queue.Op, code queue.Code, sentence string) {
+	op.Fault = queue.Fault{Code: code, Message: sentence}
+	op.Done.OpDone(op)
+}
+
+// work is one goroutine of the pool.
+func (p *Pool) work(ctx context.Context) {
+	defer p.done.Done()
+	batch := p.options.NewBatch()
+	for j := range p.ops {
+		p.bytes.Add(-int64(j.op.Cost))
+		p.run(ctx, batch, j.op)
+		j.post(func() { j.op.Done.OpDone(j.op) })
+	}
+}
+
+// run takes one op to its end, or to its deadline.
+func (p *Pool) run(ctx context.Context, batch *queue.Batch, op *queue.Op) {
+	ctx, cancel := context.WithTimeout(ctx, op.Deadline-p.options.Now())
+	defer cancel()
+	op.Sent = p.options.Now()
+	batch.Reset()
+	batch.Add(op)
+	for {
+		statements := batch.Step(p.options.Now())
+		if statements == nil {
+			break
+		}
+		wait := p.step(ctx, batch, statements)
+		if wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
+			batch.Fail(queue.Fault{Code: queue.Unavailable, Message: "PostgreSQL did not answer in time, try again in a second"})
+		}
+	}
+	op.Answered = p.options.Now()
+}
+
+// step sends one list of statements under one Sync and hands the batch what
+// comes back. It returns how long to wait before the next one.
+func (p *Pool) step(ctx context.Context, batch *queue.Batch, statements []queue.Statement) time.Duration {
+	conn, err := p.db.Acquire(ctx)
+	if err != nil {
+		// Nothing was sent. pgxpool has tried every host; try again until the
+		// deadline, gently.
+		return retryEvery
+	}
+	defer conn.Release()
+	err = send(ctx, conn.Conn().PgConn(), batch, statements)
+	var refusal *pgconn.PgError
+	switch {
+	case err == nil:
+		return p.obey(ctx, conn, batch.StepDone(nil, p.options.Now()))
+	case errors.As(err, &refusal):
+		return p.obey(ctx, conn, batch.StepDone(&queue.SQLError{
+			Severity: refusal.Severity, Code: refusal.Code, Message: refusal.Message, Detail: refusal.Detail,
+			Schema: refusal.SchemaName, Table: refusal.TableName, Constraint: refusal.ConstraintName,
+		}, p.options.Now()))
+	default:
+		// The connection is gone and may have taken a committed answer with it;
+		// the batch's ids settle that when it is run again.
+		batch.Unknown()
+		return retryEvery
+	}
+}
+
+// obey does what the batch's verdict asks of a store, and returns the pause.
+func (p *Pool) obey(ctx context.Context, conn *pgxpool.Conn, v queue.Verdict) time.Duration {
+	switch v.Action {
+	case queue.Wait:
+		return v.After
+	case queue.Prepare:
+		// A new connection prepares everything anew.
+		_ = conn.Conn().Close(ctx)
+	case queue.Away:
+		// Perhaps another host has become the primary: look for it anew.
+		_ = conn.Conn().Close(ctx)
+		return retryEvery
+	}
+	return 0
+}
+
+// send writes the statements, reads the rows, and returns PostgreSQL's error, or
+// the connection's.
+func send(ctx context.Context, conn *pgconn.PgConn, batch *queue.Batch, statements []queue.Statement) error {
+	var pipeline pgconn.Batch
+	for _, s := range statements {
+		if err := prepare(ctx, conn, s); err != nil {
+			return err
+		}
+		formats := binary[:len(s.Params)]
+		if s.Unnamed {
+			pipeline.ExecParams(schema.Statement(s.Name), s.Params, nil, formats, binary[:1])
+		} else {
+			pipeline.ExecPrepared(s.Name, s.Params, formats, binary[:1])
+		}
+	}
+	results := conn.ExecBatch(ctx, &pipeline)
+	for i := 0; results.NextResult(); i++ {
+		reader := results.ResultReader()
+		for reader.NextRow() {
+			batch.Row(i, reader.Values())
+		}
+		tag, err := reader.Close()
+		if err == nil {
+			batch.Tag(i, tag.RowsAffected())
+		}
+	}
+	return results.Close()
+}
+
+// prepare makes a statement known to a connection, the first time that it is used
+// there.
+func prepare(ctx context.Context, conn *pgconn.PgConn, s queue.Statement) error {
+	known := conn.CustomData()
+	if s.Unnamed || known[s.Name] != nil {
+		return nil
+	}
+	if _, err := conn.Prepare(ctx, s.Name, schema.Statement(s.Name), nil); err != nil {
+		return err
+	}
+	known[s.Name] = true
+	return nil
+}
+
+// binary is enough format codes for any statement of ours.
+var binary = []int16{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}
