@@ -1,0 +1,270 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptor accepts clients in a goroutine of its own and deals them out to the loops,
+// one after the other. Running out of descriptors makes it wait, not end.
+type acceptor struct {
+	listener net.Listener
+	ended    chan struct{} // closed when the goroutine has ended; nil: it never started
+}
+
+// keepAlive finds clients that vanished without a word within a minute, also those
+// that wait for an answer and so are not idle.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 10 * time.Second, Count: 4}
+
+func (a *acceptor) listen(address string, handOver bool) error {
+	config := net.ListenConfig{KeepAliveConfig: keepAlive}
+	if handOver {
+		config.Control = reusePort
+	}
+	ln, err := config.Listen(context.Background(), "tcp", address)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("cannot listen on %s: another process listens there (a second one is let in only when both ask for hand-over): %w", address, err)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w", address, err)
+	}
+	a.listener = ln
+	return nil
+}
+
+// reusePort lets several processes listen on one port (socket(7), SO_REUSEPORT).
+func reusePort(_, _ string, raw syscall.RawConn) error {
+	var err error
+	if e := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+func (a *acceptor) start(s *Server) {
+	a.ended = make(chan struct{})
+	go a.run(s)
+}
+
+// stop closes the listener and returns when no more clients come in.
+func (a *acceptor) stop() {
+	if a.listener != nil {
+		_ = a.listener.Close()
+	}
+	if a.ended != nil {
+		<-a.ended
+	}
+}
+
+func (a *acceptor) run(s *Server) {
+	defer close(a.ended)
+	entering := entering{server: s}
+	defer entering.waitAll()
+	farewells := newFarewells(s)
+	defer farewells.wait()
+	pause := backOff{server: s}
+	for turn := 0; ; turn++ {
+		nc, err := a.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			entering.waitAll() // their duplicates may be what is missing
+			pause.failed(err)
+			continue
+		}
+		pause.succeeded()
+		s.accepted.Add(1)
+		if s.conns.Load() >= int64(s.connsMax) {
+			s.refusals.Add(1)
+			farewells.say(nc)
+			continue
+		}
+		s.conns.Add(1)
+		entering.add(nc, s.loops[turn%len(s.loops)])
+	}
+}
+
+// entering are clients on their way into a loop. gnet duplicates their descriptor in a
+// goroutine; what fails there is heard of here.
+type entering struct {
+	server *Server
+	line   []entry
+}
+
+type entry struct {
+	conn       *conn
+	enrollment enrollment
+}
+
+// enteringMax is how many are on their way at once; then the oldest is waited for.
+const enteringMax = 128
+
+func (e *entering) add(nc net.Conn, l *Loop) {
+	c := &conn{loop: l, fd: -1}
+	c.parser.Reset(&l.server.options.Limits)
+	enrollment, err := enroll(l.home, nc, c)
+	if err != nil {
+		e.done(c, err)
+		return
+	}
+	e.line = append(e.line, entry{c, enrollment})
+	for len(e.line) > 0 {
+		first := e.line[0]
+		if len(e.line) > enteringMax {
+			e.done(first.conn, first.enrollment.wait())
+		} else if done, err := first.enrollment.isDone(); done {
+			e.done(first.conn, err)
+		} else {
+			return
+		}
+		e.line = append(e.line[:0], e.line[1:]...)
+	}
+}
+
+func (e *entering) waitAll() {
+	for _, first := range e.line {
+		e.done(first.conn, first.enrollment.wait())
+	}
+	e.line = e.line[:0]
+}
+
+// done hears what became of c. That gnet could not poll it shows in that it was never
+// opened.
+func (e *entering) done(c *conn, err error) {
+	if err == nil && c.wasOpened {
+		return
+	}
+	s := e.server
+	s.acceptErrors.Add(1)
+	s.log.Warn().Err(err).Msg("a client that was accepted could not be enrolled")
+	s.left()
+}
+
+// backOff waits after a failure, longer each time, and logs an outage as two lines.
+type backOff struct {
+	server   *Server
+	pause    time.Duration
+	failures int
+}
+
+const (
+	acceptPauseMin = 5 * time.Millisecond
+	acceptPauseMax = time.Second
+)
+
+func (b *backOff) failed(err error) {
+	b.server.acceptErrors.Add(1)
+	if errors.Is(err, unix.ECONNABORTED) {
+		return // the client gave up in the queue: accept(2)
+	}
+	if b.failures == 0 {
+		b.server.log.Error().Err(err).Msg("cannot accept clients; they wait until it works again")
+	}
+	b.failures++
+	b.pause = min(max(2*b.pause, acceptPauseMin), acceptPauseMax)
+	select {
+	case <-time.After(b.pause):
+	case <-b.server.stopAccepting:
+	}
+}
+
+func (b *backOff) succeeded() {
+	if b.failures > 0 {
+		b.server.log.Info().Int("failures", b.failures).Msg("clients are accepted again")
+	}
+	b.failures, b.pause = 0, 0
+}
+
+// farewells answer clients above the bound: 503, and out. A few at a time are read
+// from for a moment, so that the answer is not lost in a reset; with more than that
+// at the door, they are closed at once.
+type farewells struct {
+	server *Server
+	slots  chan struct{}
+}
+
+const (
+	farewellsMax  = 32
+	farewellTime  = time.Second
+	farewellBytes = 64 << 10
+)
+
+func newFarewells(s *Server) *farewells {
+	return &farewells{s, make(chan struct{}, max(1, min(farewellsMax, s.filesReserve()/4)))}
+}
+
+func (f *farewells) say(nc net.Conn) {
+	answer := f.server.busyAnswer()
+	// A new socket has room for it, so this does not wait.
+	_ = nc.SetDeadline(time.Now().Add(farewellTime))
+	_, _ = nc.Write(answer)
+	select {
+	case f.slots <- struct{}{}:
+	default:
+		_ = nc.Close()
+		return
+	}
+	go func() {
+		defer func() { <-f.slots }()
+		defer nc.Close()
+		if tcp, ok := nc.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
+		_, _ = io.CopyN(io.Discard, nc, farewellBytes)
+	}()
+}
+
+// wait returns when all have gone: within farewellTime.
+func (f *farewells) wait() {
+	for range cap(f.slots) {
+		f.slots <- struct{}{}
+	}
+}
+
+// busyAnswer is what a client above the bound hears. Any goroutine.
+func (s *Server) busyAnswer() []byte {
+	const reason = "the server has as many connections as it may have, try again in a second"
+	body := appendRefusal(nil, reason)
+	answer := append([]byte(nil), statusLine(503)...)
+	answer = appendDateLine(answer, time.Now())
+	answer = append(answer, s.loops[0].heading.fixed...)
+	answer = append(answer, refusalHeader+retryLater+"Connection: close\r\n"...)
+	answer = fmt.Appendf(answer, "X-Request-Id: %016x\r\nContent-Length: %d\r\n\r\n", s.farewellID.Add(1), len(body))
+	return append(answer, body...)
+}
+
+// connsAllowed raises the limit of descriptors as far as it goes, and lowers ConnsMax
+// to what is left of it.
+func (s *Server) connsAllowed() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return s.options.ConnsMax
+	}
+	if limit.Cur < limit.Max {
+		raised := unix.Rlimit{Cur: limit.Max, Max: limit.Max}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &raised); err == nil {
+			limit = raised
+		}
+	}
+	s.files = int(min(limit.Cur, 1<<30))
+	allowed := s.files - s.filesReserve()
+	if allowed < s.options.ConnsMax {
+		s.log.Warn().Int("descriptors", s.files).Int("wanted", s.options.ConnsMax).Int("conns_max", allowed).
+			Msg("the limit of open files allows fewer connections")
+		return allowed
+	}
+	return s.options.ConnsMax
+}
+
+// filesReserve is how many descriptors are not for clients.
+func (s *Server) filesReserve() int { return min(s.options.FilesReserve, s.files/2) }
