@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ import (
 
 // hang is a guard against waiting for ever; nothing here depends on speed.
 const hang = 5 * time.Minute
+
+// testDir is where servers live, see package postgrestest.
+var testDir = cmp.Or(os.Getenv("QUEEND_TEST_DIR"), "/tmp")
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("QUEEND_TEST_OWN"); dir != "" {
@@ -83,7 +87,7 @@ func kill9(t *testing.T, cmd *exec.Cmd) {
 // home is a directory for a server: short, and open to the user it runs as.
 func home(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "queend-test-postgres-")
+	dir, err := os.MkdirTemp(testDir, "queend-test-postgres-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +111,7 @@ func initialised(t *testing.T) string {
 	t.Helper()
 	template.once.Do(func() {
 		var s *Server
-		template.dir, template.err = os.MkdirTemp("/tmp", "queend-test-postgres-")
+		template.dir, template.err = os.MkdirTemp(testDir, "queend-test-postgres-")
 		if template.err == nil {
 			s, template.err = Start(deadline(t), Options{Dir: template.dir})
 		}

@@ -7,11 +7,15 @@
 // directories. No TestMain is needed, and no goroutine runs for a server, so
 // goleak has nothing to ignore.
 //
+// The servers live in /tmp, or in QUEEND_TEST_DIR: a short path that everybody may
+// pass, since root's PostgreSQL runs as another user.
+//
 // A machine without PostgreSQL fails the test with the command to type. It does
 // not skip: a room whose tests did not run is not tested.
 package postgrestest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -157,7 +161,7 @@ func start(o postgres.Options) (*postgres.Server, error) {
 	if o.Dir == "" {
 		// Not t.TempDir(): its path may be too long for a socket, and root's is
 		// closed to the user that PostgreSQL runs as.
-		dir, err := os.MkdirTemp("/tmp", "queend-test-postgres-")
+		dir, err := os.MkdirTemp(cmp.Or(os.Getenv("QUEEND_TEST_DIR"), "/tmp"), "queend-test-postgres-")
 		if err != nil {
 			return nil, err
 		}

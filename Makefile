@@ -1,0 +1,50 @@
+# Everything that is done with this tree by hand or by a machine. `make` lists it.
+
+# Where `make run` listens; both are read from the environment too.
+HOST ?= 127.0.0.1
+PORT ?= 6632
+
+# How long `make fuzz` spends on each target.
+FUZZTIME ?= 60s
+
+# The toolchain that is installed, never one downloaded behind our back.
+export GOTOOLCHAIN := local
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# Modules with tests of their own; tools/ only pins the linter.
+MODULES := $(filter-out tools/,$(sort $(dir $(wildcard go.mod */go.mod))))
+
+.PHONY: help build run test test-race fuzz bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+build: ## build bin/queend
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/queend ./cmd/queend
+
+run: build postgres ## build and run queend with a private PostgreSQL (HOST, PORT)
+	bin/queend --local-postgres --host $(HOST) --port $(PORT)
+
+test: postgres ## run all tests; needs nothing running, leaves nothing running
+	@set -e; for module in $(MODULES); do (cd $$module && set -x && go test -count=1 -timeout 20m $(TESTFLAGS) ./...); done
+
+test-race: postgres ## run all tests with the race detector
+	@set -e; for module in $(MODULES); do (cd $$module && set -x && CGO_ENABLED=1 go test -race -count=1 -timeout 40m $(TESTFLAGS) ./...); done
+
+fuzz: postgres ## fuzz every target for FUZZTIME
+	@sh scripts/fuzz.sh '$(FUZZTIME)' $(MODULES)
+
+bench: build postgres ## take the short measurement of bench/
+	cd bench && go run . quick
+
+lint: ## gofmt, vet, staticcheck and the rules of the house
+	@sh scripts/lint.sh $(MODULES)
+
+clean: ## remove what was built
+	rm -rf bin
+
+# PostgreSQL's binaries: found, or installed where that is possible.
+.PHONY: postgres
+postgres:
+	@sh scripts/ensure-postgres.sh

@@ -1,0 +1,50 @@
+#!/bin/sh
+# lint.sh MODULE…: what can be seen in the source without running it. Says all it
+# finds, and fails if there was anything.
+set -u
+cd "$(dirname "$0")/.."
+tools=$PWD/tools/go.mod
+failed=0
+
+# check TITLE COMMAND…: the command must succeed and print nothing.
+check() {
+	title=$1
+	shift
+	out=$("$@" 2>&1)
+	status=$?
+	if [ $status -ne 0 ] || [ -n "$out" ]; then
+		echo "lint: $title"
+		echo "$out"
+		failed=1
+	fi
+}
+
+in_module() (
+	cd "$1" && shift && "$@"
+)
+
+# matches PATTERN FILE…: lines that match; none is success.
+matches() {
+	grep -nE "$@" /dev/null || true
+}
+
+sources=$(git ls-files -co --exclude-standard -- '*.go')
+check 'gofmt -l: these files are not formatted' gofmt -l $sources
+
+for module in "$@"; do
+	check "go vet in $module" in_module "$module" go vet ./...
+	check "staticcheck in $module" in_module "$module" go tool -modfile="$tools" staticcheck ./...
+done
+
+# Text that came from outside reaches PostgreSQL as a parameter, never as SQL.
+# pkg/schema is left out: it makes DDL of the files it embeds, and knows no request.
+check 'SQL made by formatting: use parameters' matches \
+	'(printf|Appendf)\(.*\b(SELECT|INSERT|UPDATE|DELETE|MERGE|CREATE|ALTER|DROP|TRUNCATE) ' \
+	$(echo "$sources" | grep -E '^(cmd|pkg)/' | grep -vE '^pkg/schema/|_test\.go$')
+
+for script in $(git ls-files -co --exclude-standard -- '*.sh'); do
+	check "sh -n $script" sh -n "$script"
+done
+check 'bash -n .ci/run' bash -n .ci/run
+
+exit $failed
