@@ -23,6 +23,7 @@ type quickOptions struct {
 	warm        float64
 	connections intList
 	pools       intList
+	arms        string
 	wrk, ab     bool
 	json        string
 }
@@ -55,6 +56,7 @@ func quickFlags(args []string) quickOptions {
 	f.Float64Var(&o.warm, "warm", 0.3, "seconds of load before each measurement")
 	f.Var(&o.connections, "connections", "numbers of client connections")
 	f.Var(&o.pools, "pools", "sizes of the pools, of which the best is taken")
+	f.StringVar(&o.arms, "arms", strings.Join(armNames, ","), "what is measured")
 	f.BoolVar(&o.wrk, "wrk", false, "measure with wrk too (package wrk)")
 	f.BoolVar(&o.ab, "ab", true, "store 10,000 rows with ab -n 10000 -c 100 (package apache2-utils; without it, with a stand-in)")
 	f.StringVar(&o.json, "json", "quick.json", "file for the whole result; empty: none")
@@ -69,6 +71,8 @@ const (
 	armBaseline = "net/http+pgxpool"
 )
 
+var armNames = []string{armLoop, armLegacy, armBaseline}
+
 // quick runs every arm at every number of connections, in turn, rounds times.
 func quick(ctx context.Context, o quickOptions) error {
 	w, err := newWorld(ctx, o.common)
@@ -80,7 +84,7 @@ func quick(ctx context.Context, o quickOptions) error {
 	if err != nil {
 		return err
 	}
-	arms, err := w.arms(ctx, o.pools)
+	arms, err := w.arms(ctx, strings.Split(o.arms, ","), o.pools)
 	if err != nil {
 		return err
 	}
@@ -128,36 +132,43 @@ func (w *world) flushMicroseconds() (float64, error) {
 
 // arms builds and starts what is measured. /push has no pool to choose; the pools
 // are servers of their own, all up at once and idle but for the one whose turn it is.
-func (w *world) arms(ctx context.Context, pools []int) (arms []arm, err error) {
+func (w *world) arms(ctx context.Context, names []string, pools []int) (arms []arm, err error) {
 	say("building …")
-	queend, err := w.buildQueend(ctx)
-	if err != nil {
-		return nil, err
-	}
-	baseline, err := w.buildBaseline(ctx)
-	if err != nil {
-		return nil, err
-	}
-	loop, err := w.start(ctx, "queend", queend)
-	if err != nil {
-		return nil, err
-	}
-	arms = append(arms, arm{name: armLoop, path: "/api/v1/push", server: loop})
-	for _, size := range pools {
-		s, err := w.start(ctx, fmt.Sprintf("queend-legacy-%d", size), queend, fmt.Sprintf("QUEEND_LEGACY_POOL_SIZE=%d", size))
+	for _, name := range names {
+		build, path, sizes := w.buildQueend, "/api/v1/push", pools
+		switch name {
+		case armLoop:
+			sizes = []int{0}
+		case armLegacy:
+			path = "/api/v1/push-legacy"
+		case armBaseline:
+			build = w.buildBaseline
+		default:
+			return nil, fmt.Errorf("there is no arm %q, only %s", name, strings.Join(armNames, ", "))
+		}
+		binary, err := build(ctx)
 		if err != nil {
 			return nil, err
 		}
-		arms = append(arms, arm{name: armLegacy, path: "/api/v1/push-legacy", pool: size, server: s})
-	}
-	for _, size := range pools {
-		s, err := w.start(ctx, fmt.Sprintf("baseline-%d", size), baseline, fmt.Sprintf("POOL_SIZE=%d", size))
-		if err != nil {
-			return nil, err
+		for _, size := range sizes {
+			a := arm{name: name, path: path, pool: size}
+			if a.server, err = w.start(ctx, strings.ReplaceAll(a.String(), "/", "-"), binary, poolEnv(name, size)...); err != nil {
+				return nil, err
+			}
+			arms = append(arms, a)
 		}
-		arms = append(arms, arm{name: armBaseline, path: "/api/v1/push", pool: size, server: s})
 	}
 	return arms, nil
+}
+
+func poolEnv(name string, size int) []string {
+	switch name {
+	case armLegacy:
+		return []string{fmt.Sprintf("QUEEND_LEGACY_POOL_SIZE=%d", size)}
+	case armBaseline:
+		return []string{fmt.Sprintf("POOL_SIZE=%d", size)}
+	}
+	return nil
 }
 
 // takeTurns measures A B C A B C …: what the machine does meanwhile (its disk, its
@@ -194,7 +205,7 @@ func (w *world) takeTurns(ctx context.Context, arms []arm, o quickOptions) (cell
 
 // chosen are the arms with the best pools: what is measured again with other tools.
 func chosen(arms []arm, cells []Cell) (best []arm) {
-	for _, name := range []string{armLoop, armLegacy, armBaseline} {
+	for _, name := range armNames {
 		pool := bestPool(cells, name, busiest(cells, 64))
 		for _, a := range arms {
 			if a.name == name && a.pool == pool {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/queend/queend/bench/load"
 	"github.com/queend/queend/pkg/postgres"
+	"github.com/queend/queend/pkg/schema"
 )
 
 // world is what a run needs and removes again: a directory, a PostgreSQL, the
@@ -71,7 +72,11 @@ func (w *world) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.db, err = pgx.Connect(ctx, w.pg.ConnString("postgres"))
+	if w.db, err = pgx.Connect(ctx, w.pg.ConnString("postgres")); err != nil {
+		return err
+	}
+	// queend would do it at its start; done here, any arm can be the first.
+	_, err = schema.Migrate(ctx, &w.db.Config().Config, nil)
 	return err
 }
 
