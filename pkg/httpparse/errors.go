@@ -42,7 +42,7 @@ var (
 	errFolded       = bad("A field line begins with a space: folded lines are obsolete.")
 	errNameEmpty    = bad("A field has no name.")
 	errNameByte     = bad("A field name is not a token.")
-	errNameSpace    = bad("There is a space between a field name and its colon.")
+	errNameSpace    = bad("There is a space in a field name or behind it.")
 	errNoColon      = bad("A field line has no colon.")
 	errValueByte    = bad("A field value contains a control byte.")
 	errHostMissing  = bad("The Host field is missing.")

@@ -93,8 +93,12 @@ func (p *Parser) fieldLength(value []byte) *Error {
 
 // fieldCoding reads a Transfer-Encoding field's value. Several fields are one
 // list. Only chunked can be served, but which refusal it is has to wait for the
-// whole list.
+// whole list. In HTTP/1.0 there is no such field: the framing is faulty (RFC 9112
+// §6.1).
 func (p *Parser) fieldCoding(value []byte) *Error {
+	if p.minor == 0 {
+		return errCodedBefore11
+	}
 	for more := true; more; {
 		var member []byte
 		member, value, more = bytes.Cut(value, comma)

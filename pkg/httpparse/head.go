@@ -223,12 +223,10 @@ func (p *Parser) headDone() *Error {
 		return errHostMissing // RFC 9112 §3.2
 	}
 	if p.codings != 0 {
-		// RFC 9112 §6.1 and §6.3. Both lengths, or a coding in HTTP/1.0: faulty framing.
+		// RFC 9112 §6.1 and §6.3.
 		switch {
 		case p.hasLength:
 			return errLengthAndCoded
-		case p.minor == 0:
-			return errCodedBefore11
 		case p.codings&codingMisplaced != 0:
 			return errCodingOrder
 		case p.codings != codingChunked:

@@ -147,9 +147,9 @@ func TestBrokenFieldLinesAreRefused(t *testing.T) {
 		transcript(t, nil)("GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nB: c\r\n"+line+"\r\nA: b\r\n\r\n", want)
 	}
 	f("X", "!400 A field line has no colon.")
-	f("X y", "!400 There is a space between a field name and its colon.")
-	f("X :y", "!400 There is a space between a field name and its colon.")
-	f("X\t: y", "!400 There is a space between a field name and its colon.")
+	f("X y", "!400 There is a space in a field name or behind it.")
+	f("X :y", "!400 There is a space in a field name or behind it.")
+	f("X\t: y", "!400 There is a space in a field name or behind it.")
 	f(": y", "!400 A field has no name.")
 	f(":", "!400 A field has no name.")
 	f(" X: y", "!400 A field line begins with a space: folded lines are obsolete.")
