@@ -36,11 +36,10 @@ const retryEvery = 100 * time.Millisecond
 
 // Options of a Pool.
 type Options struct {
-	ConnString      string
-	Workers         int // goroutines, each with at most one connection at a time
-	WaitingOpsMax   int // ops that wait for a goroutine; more are refused as Overloaded
-	WaitingBytesMax int // the same in bytes; one larger op is taken when no other waits
-	ConnectTimeout  time.Duration
+	Conn            *pgconn.Config    // from pgconn.ParseConfig; it is copied
+	Workers         int               // goroutines, each with at most one connection at a time
+	WaitingOpsMax   int               // ops that wait for a goroutine; more are refused as Overloaded
+	WaitingBytesMax int               // the same in bytes; one larger op is taken when no other waits
 	Parameters      map[string]string // run-time parameters of each connection
 	NewBatch        func() *queue.Batch
 	Now             func() time.Duration // the loops' clock
@@ -75,12 +74,14 @@ func Open(o Options) (*Pool, error) {
 	if o.WaitingBytesMax == 0 {
 		o.WaitingBytesMax = WaitingBytesMaxDefault
 	}
-	config, err := pgxpool.ParseConfig(o.ConnString)
+	// pgxpool wants a configuration that it has parsed itself; where to connect is
+	// then ours.
+	config, err := pgxpool.ParseConfig("host=replaced")
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the connection string: %w", err)
+		return nil, fmt.Errorf("cannot configure the pool: %w", err)
 	}
+	config.ConnConfig.Config = *o.Conn.Copy()
 	config.MaxConns = int32(o.Workers)
-	config.ConnConfig.ConnectTimeout = o.ConnectTimeout
 	for name, value := range o.Parameters {
 		config.ConnConfig.RuntimeParams[name] = value
 	}

@@ -81,8 +81,12 @@ func migrate(t *testing.T, connString string) {
 
 func open(t *testing.T, connString string, change func(*Options)) *Pool {
 	t.Helper()
+	conn, err := pgconn.ParseConfig(connString)
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
-		ConnString: connString, Workers: 8, ConnectTimeout: 5 * time.Second, Now: now,
+		Conn: conn, Workers: 8, Now: now,
 		NewBatch: func() *queue.Batch { return queue.NewBatch(&queue.Config{}, queue.NewHints(0, 0)) },
 	}
 	if change != nil {
