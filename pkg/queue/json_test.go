@@ -172,8 +172,17 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
-// fastjsonIsLenient is where its validator lets pass what RFC 8259 does not allow.
-func fastjsonIsLenient(text []byte) bool { return false }
+// fastjsonIsLenient: its validator lets control characters pass in strings with escapes.
+func fastjsonIsLenient(text []byte) bool {
+	return bytes.ContainsFunc(text, func(c rune) bool { return c < ' ' })
+}
+
+func TestWhereFastjsonIsLenient(t *testing.T) {
+	text := []byte("\"\x12\\n\"")
+	if fastjson.ValidateBytes(text) != nil || scan(text) == "" {
+		t.Error("fastjson and the scanner no longer differ in control characters")
+	}
+}
 
 func BenchmarkScan(b *testing.B) {
 	for _, c := range []struct{ name, text string }{
