@@ -241,7 +241,7 @@ func (p *Parser) headDone() *Error {
 		p.state = inChunkLine
 		return nil
 	}
-	if !p.lengthFits(p.line, p.length) {
+	if p.length > p.limits.BodyBytesMax {
 		return errBodyLarge
 	}
 	p.state = inLength

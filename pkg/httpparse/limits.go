@@ -1,5 +1,7 @@
 package httpparse
 
+import "math"
+
 // Limits bound what one request may make its reader hold. Each is inclusive: at
 // the bound a request is served, one byte (or field) more is refused.
 type Limits struct {
@@ -52,7 +54,7 @@ func (l *Limits) orDefault() *Limits {
 	if l == nil {
 		return &defaultLimits
 	}
-	const headMax, bodyMax = 1 << 30, 1 << 40
+	const headMax, bodyMax = 1 << 28, math.MaxInt / 4 // no sum of them overflows
 	if l.HeaderBytesMax < 1 || l.HeaderBytesMax > headMax ||
 		l.TargetBytesMax < 1 || l.TargetBytesMax > headMax ||
 		l.FieldsMax < 1 || l.BodyBytesMax < 0 || l.BodyBytesMax > bodyMax {

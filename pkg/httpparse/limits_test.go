@@ -1,6 +1,7 @@
 package httpparse
 
 import (
+	"math"
 	"strings"
 	"testing"
 )
@@ -177,10 +178,10 @@ func TestNonsenseLimitsAreABug(t *testing.T) {
 	}
 	f(func(l *Limits) { *l = Limits{} })
 	f(func(l *Limits) { l.HeaderBytesMax = 0 })
-	f(func(l *Limits) { l.HeaderBytesMax = 1<<30 + 1 })
+	f(func(l *Limits) { l.HeaderBytesMax = 1<<28 + 1 })
 	f(func(l *Limits) { l.TargetBytesMax = 0 })
-	f(func(l *Limits) { l.TargetBytesMax = 1<<30 + 1 })
+	f(func(l *Limits) { l.TargetBytesMax = 1<<28 + 1 })
 	f(func(l *Limits) { l.FieldsMax = 0 })
 	f(func(l *Limits) { l.BodyBytesMax = -1 })
-	f(func(l *Limits) { l.BodyBytesMax = 1<<40 + 1 })
+	f(func(l *Limits) { l.BodyBytesMax = math.MaxInt/4 + 1 })
 }

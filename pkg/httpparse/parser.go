@@ -23,10 +23,7 @@
 // last Next. Nothing here keeps a slice longer than that.
 package httpparse
 
-import (
-	"bytes"
-	"math"
-)
+import "bytes"
 
 // Event is what Next found.
 type Event uint8
@@ -260,10 +257,4 @@ func (p *Parser) readBody(buf []byte) (bool, *Error) {
 	p.body.to = end
 	p.nextLine(end - 1)
 	return true, nil
-}
-
-// lengthFits says whether a body of length bytes behind offset from may be read
-// at all.
-func (p *Parser) lengthFits(from int, length int64) bool {
-	return length <= p.limits.BodyBytesMax && length <= int64(math.MaxInt-from)
 }
