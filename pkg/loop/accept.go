@@ -259,7 +259,7 @@ func (s *Server) connsAllowed() int {
 	s.files = int(min(limit.Cur, 1<<30))
 	allowed := s.files - s.filesReserve()
 	if allowed < s.options.ConnsMax {
-		s.log.Warn().Int("descriptors", s.files).Int("wanted", s.options.ConnsMax).Int("conns_max", allowed).
+		s.log.Info().Int("descriptors", s.files).Int("wanted", s.options.ConnsMax).Int("conns_max", allowed).
 			Msg("the limit of open files allows fewer connections")
 		return allowed
 	}

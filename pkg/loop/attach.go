@@ -11,6 +11,7 @@ import (
 type guest struct {
 	loop   *Loop
 	socket socket // nil: not opened yet, or ended
+	came   bool   // it was opened
 	inside int    // depth of write and close: hear of the end later
 
 	onOpened func(write func([]byte) error, close func())
@@ -65,7 +66,7 @@ func (l *Loop) enrollGuest(nc net.Conn, g *guest) {
 		defer l.guests.Done()
 		err := enrollment.wait()
 		l.Post(func() {
-			if err == nil && g.socket == nil {
+			if err == nil && !g.came {
 				err = errors.New("the loop could not poll the socket")
 			}
 			if err != nil {
@@ -77,7 +78,7 @@ func (l *Loop) enrollGuest(nc net.Conn, g *guest) {
 
 func (g *guest) opened(s socket) {
 	g.loop.clock = g.loop.Now()
-	g.socket = s
+	g.socket, g.came = s, true
 	g.loop.attached[g] = struct{}{}
 	g.do(func() { g.onOpened(g.write, g.close) })
 	g.loop.leave()

@@ -39,12 +39,11 @@ type conn struct {
 	fd        int    // where answers are written: gnet's descriptor or our duplicate
 	half      bool   // half-closed: the client sends no more, fd is ours
 
-	phase     phase
-	linger    bool          // the client may be sending: drain before closing
-	finishing bool          // the last answer is in out
-	owed      bool          // "100 Continue" waits for the answers before it
-	since     time.Duration // idle: the last event; head, body, draining: its beginning
-	moved     time.Duration // body: the last progress
+	phase  phase
+	linger bool          // the client may be sending: drain before closing
+	owed   bool          // "100 Continue" waits for the answers before it
+	since  time.Duration // idle: the last event; head, body, draining: its beginning
+	moved  time.Duration // body: the last progress
 
 	parser httpparse.Parser
 	in     []byte // begins with the current request's first byte; nil: nothing is kept
@@ -59,10 +58,11 @@ type conn struct {
 	dirty    bool // settle is due at the end of this callback
 	full     bool // the kernel takes no more; the watcher will tell
 	ticket   uint64
-	outSince time.Duration // full: since when
-	outMoved time.Duration // full: the last progress
-	outBytes int           // full: written since then
+	outSince time.Duration // blocked: since when out has not been empty
+	outMoved time.Duration // blocked: the last progress
+	outBytes int           // blocked: written since outSince
 	weighed  int           // what loop.outbound counts for it
+	blocked  bool          // outSince is set
 }
 
 type phase uint8
@@ -119,6 +119,9 @@ func (c *conn) receive(data []byte) {
 	}
 }
 
+// flushBytes is when answers are written although more may come in the same callback.
+const flushBytes = 64 << 10
+
 // parse serves the requests in buf, as many as are complete and allowed, and returns
 // the rest, which begins with the first byte of the next one.
 func (c *conn) parse(buf []byte) (rest []byte) {
@@ -126,6 +129,10 @@ func (c *conn) parse(buf []byte) (rest []byte) {
 		if c.isAtBound() {
 			c.phase = paused
 			return buf
+		}
+		if c.unsent() >= flushBytes {
+			c.flush()
+			continue // it may be full now, or closed
 		}
 		event, n, err := c.parser.Next(buf)
 		switch event {
@@ -144,7 +151,6 @@ func (c *conn) parse(buf []byte) (rest []byte) {
 			}
 			return buf
 		case httpparse.Failed:
-			c.loop.count.refused(err.Status)
 			c.refuse(err.Status, err.Reason)
 		}
 	}
@@ -157,18 +163,11 @@ func (c *conn) parse(buf []byte) (rest []byte) {
 	return nil
 }
 
-// isAtBound says whether another request would be too much. Many answers to requests
-// of one pass are written before that is decided.
+// isAtBound says whether another request would be too much: the client does not read
+// as fast as it asks, or asks faster than it is answered.
 func (c *conn) isAtBound() bool {
-	const flushAt = 64 << 10
-	if c.unsent() >= flushAt {
-		c.flush()
-		if c.unsent() > 0 {
-			return true
-		}
-	}
 	o := &c.loop.server.options
-	return c.open >= o.PipelineRequestsMax || c.held >= o.OutputBytesMax
+	return c.full || c.open >= o.PipelineRequestsMax || c.held >= o.OutputBytesMax
 }
 
 // headDone looks at a request whose body is still to come.
@@ -176,7 +175,6 @@ func (c *conn) headDone(buf []byte) {
 	l := c.loop
 	c.phase, c.since, c.moved = body, l.clock, l.clock
 	if need := c.parser.Need(); l.inbound-cap(c.in)+max(need, len(buf)) > l.server.options.InboundBytesMax {
-		l.count.refused(503)
 		c.refuse(503, "the server holds too many unfinished requests, try again in a second")
 		return
 	}
@@ -250,11 +248,12 @@ func (c *conn) enqueue(x *Exchange) {
 // refuse answers a request that cannot be served, in its turn, and ends the connection.
 func (c *conn) refuse(status int, reason string) {
 	l := c.loop
+	l.count.refused(status)
+	x := l.exchange(c)
+	x.isHead, x.minor, x.keep = c.phase != paused && c.parser.Request.IsHead, 1, false
+	x.setID(nil)
 	c.phase, c.linger, c.owed = deaf, true, false
 	c.drop()
-	x := l.exchange(c)
-	x.request, x.isHead, x.minor, x.keep = nil, c.parser.Request.IsHead, 1, false
-	x.setID(nil)
 	c.enqueue(x)
 	header := refusalHeader
 	if status == 503 {
@@ -283,7 +282,6 @@ func (c *conn) keep(data []byte) bool {
 			room = max(min(room, need), size)
 		}
 		if l.inbound-cap(c.in)+room > l.server.options.InboundBytesMax {
-			l.count.refused(503)
 			c.refuse(503, "the server holds too many unfinished requests, try again in a second")
 			return false
 		}
@@ -389,7 +387,8 @@ func (c *conn) flush() {
 		switch {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN, err == nil && c.unsent() > 0:
-			if c.weighed == 0 { // it was not full before
+			if !c.blocked {
+				c.blocked = true
 				c.outSince, c.outMoved, c.outBytes = l.clock, l.clock, 0
 			}
 			c.watch()
@@ -397,18 +396,18 @@ func (c *conn) flush() {
 			c.close()
 		}
 	}
-	c.weigh()
 	if c.unsent() == 0 && c.out != nil {
 		l.give(c.out)
-		c.out, c.sent = nil, 0
+		c.out, c.sent, c.blocked = nil, 0, false
 	}
+	c.weigh()
 }
 
 // weigh corrects what the loop counts as unsent for slow readers.
 func (c *conn) weigh() {
-	weight := 0
+	weight := c.held
 	if c.full {
-		weight = cap(c.out)
+		weight += cap(c.out)
 	}
 	c.loop.outbound += weight - c.weighed
 	c.weighed = weight
@@ -438,8 +437,10 @@ func (c *conn) lastOrders() {
 		c.drop()
 		c.touch()
 	case c.phase == idle && !c.hasInput():
-		c.stopReading()
+		c.phase = deaf // and closed at once
+		c.touch()
 	}
+	// Else a request has begun to arrive, and will be the last one.
 }
 
 // hasInput says whether bytes have arrived that gnet has not read yet.
@@ -483,11 +484,9 @@ func (c *conn) timeOut() {
 		c.close()
 	case c.phase == head:
 		l.count.timeouts[timeoutHead].Add(1)
-		l.count.refused(408)
 		c.refuse(408, "the head of the request took too long")
 	case c.phase == body:
 		l.count.timeouts[timeoutBody].Add(1)
-		l.count.refused(408)
 		c.refuse(408, "the body of the request took too long")
 	default:
 		if c.phase == idle {
@@ -517,7 +516,7 @@ func (c *conn) close() {
 func (c *conn) bury() {
 	l := c.loop
 	c.unwatch()
-	c.phase, c.socket = closed, nil
+	c.phase, c.socket, c.held = closed, nil, 0
 	c.weigh()
 	c.drop()
 	l.give(c.out)

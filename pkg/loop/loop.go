@@ -335,10 +335,8 @@ func (s *Server) left() {
 // that have begun to arrive.
 func (l *Loop) lastOrders() {
 	l.draining = true
-	for i := len(l.conns) - 1; i >= 0; i-- { // closing one moves the last one to its place
-		if i < len(l.conns) {
-			l.conns[i].lastOrders()
-		}
+	for _, c := range l.conns { // none is closed before the callback ends
+		c.lastOrders()
 	}
 }
 

@@ -49,6 +49,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 	} else {
 		x.held = l.appendAnswer(l.take(), x, status, header, body)
 		c.held += len(x.held)
+		c.weigh()
 	}
 	c.touch()
 }
@@ -61,7 +62,7 @@ func (c *conn) hasRoom() bool {
 		c.flush() // maybe it is just we who have not written yet
 	}
 	return c.phase != closed && c.unsent()+c.held <= o.OutputBytesMax &&
-		!(c.full && l.outbound > o.OutboundBytesMax)
+		(c.weighed == 0 || l.outbound <= o.OutboundBytesMax)
 }
 
 // advance takes the first exchange, whose answer is in out, from the line, and then
@@ -78,7 +79,6 @@ func (c *conn) advance() {
 		x.release()
 		if last {
 			c.phase = deaf
-			c.finishing = true
 			c.forsake() // what was asked after the last request is not answered
 			return
 		}

@@ -215,8 +215,10 @@ func New(o Options) (*Server, error) {
 	}
 	var nonce [8]byte
 	_, _ = crand.Read(nonce[:]) // it never fails
+	first := binary.LittleEndian.Uint64(nonce[:])
+	s.farewellID.Store(first + 1<<63)
 	for i := range o.Loops {
-		s.loops = append(s.loops, newLoop(s, i, binary.LittleEndian.Uint64(nonce[:])))
+		s.loops = append(s.loops, newLoop(s, i, first))
 	}
 	return s, nil
 }

@@ -1,0 +1,792 @@
+package loop
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/queend/queend/pkg/httpparse"
+)
+
+func TestPipelinedRequestsAreAnsweredInOrderWhateverTheOrderOfReplies(t *testing.T) {
+	b := newBench(t, Options{})
+	f := func(order ...int) {
+		t.Helper()
+		c := b.dial()
+		var all strings.Builder
+		for i := range order {
+			all.WriteString(post("/hold", fmt.Sprint("body ", i)))
+		}
+		c.send(all.String())
+		xs := make([]*Exchange, len(order))
+		for i := range xs {
+			xs[i] = b.take()
+		}
+		for _, i := range order {
+			b.reply(xs[i], 200+i, fmt.Sprint("answer ", i))
+		}
+		for i := range order {
+			c.hears(200+i, fmt.Sprint("answer ", i))
+		}
+	}
+	f(0)
+	f(0, 1, 2, 3)
+	f(3, 2, 1, 0)
+	f(1, 3, 0, 2)
+	f(2, 0, 3, 1)
+	f(1, 2, 3, 0)
+}
+
+func TestAnswersReadyInOneCallbackLeaveInOneWrite(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(strings.Repeat(get("/hold"), 3))
+	x, y, z := b.take(), b.take(), b.take()
+	on(t, x.Loop(), func() {
+		k := x.conn
+		z.Reply(200, nil, []byte("z"), false)
+		x.Reply(200, nil, []byte("x"), false)
+		y.Reply(200, nil, []byte("y"), false)
+		if k.sent != 0 || k.open != 0 || k.held != 0 || bytes.Count(k.out, []byte("HTTP/1.1 200")) != 3 {
+			t.Errorf("sent %d, open %d, held %d, out %q", k.sent, k.open, k.held, k.out)
+		}
+	})
+	c.hears(200, "x")
+	c.hears(200, "y")
+	c.hears(200, "z")
+}
+
+func TestAMixOfRequestsOnOneConnection(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(get("/a") + post("/b", "body") + "\r\n" + "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n" + get("/d"))
+	c.hears(200, "/a")
+	c.hears(200, "body")
+	c.hears(200, "abcde")
+	c.hears(200, "/d")
+	if s := b.Stats(); s.Requests != 4 || s.Answers[2] != 4 || s.ConnsAccepted != 1 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func TestARequestMayComeByteByByte(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	for _, s := range []string{get("/a"), post("/b", "body"), "POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"} {
+		for i := range s {
+			c.send(s[i : i+1])
+			on(t, b.Loops()[0], func() {}) // so that it is read before the next one
+		}
+	}
+	c.hears(200, "/a")
+	c.hears(200, "body")
+	c.hears(200, "abcde")
+	on(t, b.Loops()[0], func() {
+		if l := b.Loops()[0]; l.inbound != 0 || l.conns[0].in != nil {
+			t.Errorf("%d bytes are kept of nothing", l.inbound)
+		}
+	})
+}
+
+func TestBodiesOfManyMegabytes(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	big := strings.Repeat("0123456789abcdef", 8<<20/16)
+	go c.send(post("/a", big))
+	c.hears(200, big)
+	go func() {
+		c.send("POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for i := 0; i < len(big); i += 1 << 16 {
+			c.send(fmt.Sprintf("%x\r\n%s\r\n", 1<<16, big[i:i+1<<16]))
+		}
+		c.send("0\r\n\r\n" + get("/after"))
+	}()
+	c.hears(200, big)
+	c.hears(200, "/after")
+	l := b.Loops()[0]
+	on(t, l, func() {
+		if l.inbound != 0 || l.outbound != 0 {
+			t.Errorf("kept: %d bytes in, %d bytes out", l.inbound, l.outbound)
+		}
+		for _, buffer := range l.buffers {
+			if cap(buffer) > bufferBytesKept {
+				t.Error("a large buffer was kept")
+			}
+		}
+	})
+}
+
+func TestAClaimedLengthCostsNothingBeforeItsBytesCome(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", 64<<20))
+	l := b.Loops()[0]
+	eventually(t, "the head has arrived", func() (in bool) {
+		on(t, l, func() { in = len(l.conns) == 1 && l.conns[0].phase == body })
+		return in
+	})
+	on(t, l, func() {
+		if l.inbound > bufferBytesKept {
+			t.Errorf("%d bytes for a head", l.inbound)
+		}
+	})
+}
+
+func TestHTTP10(t *testing.T) {
+	b := newBench(t, Options{})
+	// As ab sends it, without and with -k.
+	c := b.dial()
+	c.send("GET /a HTTP/1.0\r\nHost: x\r\nUser-Agent: ApacheBench/2.3\r\nAccept: */*\r\n\r\n")
+	if r := c.hears(200, "/a"); !r.Close {
+		t.Fatal("no Connection: close")
+	}
+	c.hearsEnd()
+	c = b.dial()
+	for range 3 {
+		c.send("POST /a HTTP/1.0\r\nConnection: Keep-Alive\r\nContent-length: 2\r\n\r\nhi")
+		if r := c.hears(200, "hi"); r.Header.Get("Connection") != "keep-alive" {
+			t.Fatal(r.Header)
+		}
+	}
+}
+
+func TestTheConnectionEndsWhenEitherSideSaysSo(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send("GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + get("/never"))
+	if r := c.hears(200, "/a"); !r.Close {
+		t.Fatal("no Connection: close")
+	}
+	c.hearsEnd()
+	c = b.dial()
+	c.send(get("/close") + get("/never"))
+	if r := c.hears(200, "bye"); !r.Close {
+		t.Fatal("no Connection: close")
+	}
+	c.hearsEnd()
+	c = b.dial()
+	c.send(get("/hold") + get("/hold"))
+	x, y := b.take(), b.take()
+	on(t, x.Loop(), func() { x.Reply(200, nil, []byte("last"), true) })
+	c.hears(200, "last")
+	c.hearsEnd()
+	receive(t, b.gone)
+	b.reply(y, 200, "dropped")
+	eventually(t, "it was dropped", func() bool { return b.Stats().RepliesDropped == 1 })
+	if n := b.Stats().Requests; n != 4 {
+		t.Fatal("requests:", n)
+	}
+}
+
+func TestWhatIsMalformedIsRefusedAndTheConnectionEnds(t *testing.T) {
+	b := newBench(t, Options{Limits: httpparse.Limits{HeaderBytesMax: 400, TargetBytesMax: 100, FieldsMax: 5, BodyBytesMax: 1000}})
+	f := func(request string, status int) {
+		t.Helper()
+		before := b.Stats().Refused[status]
+		c := b.dial()
+		c.send(get("/before") + request + get("/after"))
+		c.hears(200, "/before")
+		r, body := c.answer()
+		if r.StatusCode != status || !r.Close || r.Header.Get("Content-Type") != "application/json" ||
+			!strings.HasPrefix(body, `{"error":"`) || r.Header.Get("X-Request-Id") == "" {
+			t.Fatalf("%d %v %q", r.StatusCode, r.Header, body)
+		}
+		c.hearsEnd()
+		if n := b.Stats().Refused[status] - before; n != 1 {
+			t.Fatal("counted", n, "times")
+		}
+	}
+	f("GET / HTTP/1.1\r\n\r\n", 400)
+	f("GET / HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400)
+	f("GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400)
+	f("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400)
+	f("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400)
+	f("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501)
+	f("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505)
+	f("GET /"+strings.Repeat("a", 100)+" HTTP/1.1\r\nHost: x\r\n\r\n", 414)
+	f("GET / HTTP/1.1\r\nHost: x\r\nA: "+strings.Repeat("a", 400)+"\r\n\r\n", 431)
+	f("GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n", 417)
+	f(post("/", strings.Repeat("a", 1001)), 413)
+}
+
+// The body is still being sent, and is not read any more, when the answer is written:
+// it must not be lost in a reset.
+func TestA413IsHeardByAClientThatIsStillSending(t *testing.T) {
+	b := newBench(t, Options{Limits: httpparse.Limits{HeaderBytesMax: 4096, TargetBytesMax: 100, FieldsMax: 50, BodyBytesMax: 1000}})
+	c := b.dial()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000000\r\n\r\n")
+	for range 50 { // more than the sockets' buffers hold: somebody has to read it
+		c.send(strings.Repeat("a", 1_000_000))
+	}
+	c.hears(413, "")
+	c.hearsEnd()
+}
+
+func TestAClientThatExpects100ContinueHearsIt(t *testing.T) {
+	b := newBench(t, Options{})
+	f := func(head, want string) {
+		t.Helper()
+		c := b.dial()
+		c.send(head)
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(c.r, got); err != nil || string(got) != want {
+			t.Fatalf("%q, %v", got, err)
+		}
+		c.send("hi")
+		c.hears(200, "hi")
+	}
+	const interim = "HTTP/1.1 100 Continue\r\n\r\n"
+	f("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", interim)
+	f("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n", "")
+	c := b.dial()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi")
+	c.hears(200, "hi") // it did not wait, so it is not told
+
+	// Behind a request that is not answered yet.
+	c = b.dial()
+	c.send(get("/hold") + "POST /last HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	b.reply(b.take(), 200, "first")
+	c.hears(200, "first")
+	got := make([]byte, len(interim))
+	if _, err := io.ReadFull(c.r, got); err != nil || string(got) != interim {
+		t.Fatalf("%q, %v", got, err)
+	}
+	c.send("hi")
+	c.hears(200, "hi")
+
+	// Refused at the head.
+	c = b.dial()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n")
+	c.hears(413, "")
+	c.hearsEnd()
+}
+
+func TestAHalfClosedClientIsAnswered(t *testing.T) {
+	b := newBench(t, Options{Loops: 2})
+	f := func(requests string, replies ...func(x *Exchange)) *client {
+		t.Helper()
+		c := b.dial()
+		c.send(requests)
+		_ = c.CloseWrite()
+		var xs []*Exchange
+		for range replies {
+			xs = append(xs, b.take())
+		}
+		for i, x := range xs {
+			eventually(t, "the loop knows", func() (half bool) {
+				on(t, x.Loop(), func() { half = x.IsHalfClosed() && x.conn.socket == nil })
+				return half
+			})
+			on(t, x.Loop(), func() { replies[i](x) })
+		}
+		return c
+	}
+	ok := func(s string) func(x *Exchange) { return func(x *Exchange) { x.Reply(200, nil, []byte(s), false) } }
+	for _, keepAlive := range []string{"HTTP/1.1", "HTTP/1.0"} {
+		c := f("GET /hold "+keepAlive+"\r\nHost: x\r\n\r\n", ok("late"))
+		c.hears(200, "late")
+		c.hearsEnd()
+	}
+	c := f(get("/hold")+get("/a")+get("/hold"), ok("1"), ok("3"))
+	c.hears(200, "1")
+	c.hears(200, "/a")
+	c.hears(200, "3")
+	c.hearsEnd()
+	c = f(get("/hold")+"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\npart", ok("1")) // the second one will never be whole
+	c.hears(200, "1")
+	c.hearsEnd()
+
+	// More than the kernel takes at once, and from the handler itself.
+	c = f(strings.Repeat(get("/mega"), 10))
+	for range 10 {
+		if r, body := c.answer(); r.StatusCode != 200 || len(body) != 1<<20 {
+			t.Fatal(r.StatusCode, len(body))
+		}
+	}
+	c.hearsEnd()
+	big := strings.Repeat("0123456789abcdef", 8<<20/16)
+	c = f(get("/hold"), ok(big))
+	c.hears(200, big)
+	c.hearsEnd()
+	eventually(t, "all have gone", func() bool { return b.Stats().ConnsOpen == 0 })
+	for _, l := range b.Loops() {
+		on(t, l, func() {
+			if l.halfs != 0 || len(l.slow) != 0 || l.outbound != 0 || l.inbound != 0 {
+				t.Errorf("left over: %d half-closed, %d watched, %d and %d bytes", l.halfs, len(l.slow), l.outbound, l.inbound)
+			}
+		})
+	}
+}
+
+func TestAClientThatVanishedIsNotWaitedFor(t *testing.T) {
+	b := newBench(t, Options{})
+	f := func(leave func(c *client, x *Exchange)) {
+		t.Helper()
+		dropped := b.Stats().RepliesDropped
+		c := b.dial()
+		c.send("GET /hold HTTP/1.1\r\nHost: x\r\nX-Request-Id: me\r\n\r\n")
+		x := b.take()
+		leave(c, x)
+		if id := receive(t, b.gone); id != "me" {
+			t.Fatal(id)
+		}
+		on(t, x.Loop(), func() {
+			if !x.IsGone() || x.IsHalfClosed() {
+				t.Error("it is still there")
+			}
+			x.Reply(200, nil, nil, false)
+		})
+		if n := b.Stats().RepliesDropped - dropped; n != 1 {
+			t.Fatal("dropped:", n)
+		}
+	}
+	f(func(c *client, _ *Exchange) { c.reset() })
+	f(func(c *client, x *Exchange) { // first half, then whole
+		_ = c.CloseWrite()
+		eventually(t, "half", func() (half bool) {
+			on(t, x.Loop(), func() { half = x.IsHalfClosed() })
+			return half
+		})
+		c.reset()
+	})
+	if n := b.Stats().ConnsOpen; n != 0 {
+		t.Fatal(n)
+	}
+}
+
+func TestHalfClosedConnectionsAreBounded(t *testing.T) {
+	b := newBench(t, Options{HalfClosedMax: 2})
+	for range 3 {
+		c := b.dial()
+		c.send(get("/hold"))
+		b.take()
+		_ = c.CloseWrite()
+	}
+	receive(t, b.gone)
+	on(t, b.Loops()[0], func() {
+		if n := b.Loops()[0].halfs; n != 2 {
+			t.Error(n)
+		}
+	})
+}
+
+// gnet's Write has no check: a reply that came after its client was gone was once read
+// by the next client that got the same descriptor.
+func TestALateReplyNeverReachesTheNextOwnerOfTheDescriptor(t *testing.T) {
+	b := newBench(t, Options{})
+	l := b.Loops()[0]
+	victim := b.dial()
+	victim.send(get("/hold") + get("/hold"))
+	x, y := b.take(), b.take()
+	var fd int
+	on(t, l, func() { fd = x.conn.fd })
+	victim.reset()
+	receive(t, b.gone)
+	receive(t, b.gone)
+
+	var stranger *client
+	for range 100 { // descriptors are given out lowest first
+		stranger = b.dial()
+		stranger.send(get("/hello"))
+		stranger.hears(200, "/hello")
+		same := false
+		on(t, l, func() { same = l.conns[len(l.conns)-1].fd == fd })
+		if same {
+			break
+		}
+	}
+	same := false
+	on(t, l, func() {
+		for _, c := range l.conns {
+			same = same || c.fd == fd
+		}
+		y.Reply(200, nil, []byte("for somebody else"), false)
+		x.Reply(200, nil, []byte("for somebody else"), true)
+	})
+	if !same {
+		t.Fatal("the descriptor was not used again")
+	}
+	stranger.send(get("/mine"))
+	stranger.hears(200, "/mine")
+	if n := b.Stats().RepliesDropped; n != 2 {
+		t.Fatal("dropped:", n)
+	}
+}
+
+func TestAPanicInAHandlerIsAnswered500AndCounted(t *testing.T) {
+	b := newBench(t, Options{})
+	f := func(path string, want ...int) {
+		t.Helper()
+		before := b.Stats().Panics
+		c := b.dial()
+		c.send(get("/a") + get(path) + get("/never"))
+		c.hears(200, "/a")
+		for _, status := range want {
+			c.hears(status, "")
+		}
+		c.hearsEnd()
+		if n := b.Stats().Panics - before; n != 1 {
+			t.Fatal("panics counted:", n)
+		}
+	}
+	f("/panic", 500)
+	f("/panic-after-reply", 200)
+	f("/twice", 200)
+	if n := b.log.count(`"stack"`); n != 3 {
+		t.Fatal("stacks logged:", n)
+	}
+
+	// Behind a request that waits, and with a store that replies after all.
+	c := b.dial()
+	c.send(get("/hold") + get("/hold-and-panic"))
+	x, late := b.take(), b.take()
+	on(t, x.Loop(), func() { late.Reply(200, nil, []byte("too late"), false) })
+	b.reply(x, 200, "first")
+	c.hears(200, "first")
+	c.hears(500, "")
+	c.hearsEnd()
+	on(t, x.Loop(), func() { late.Reply(200, nil, []byte("too late"), false) })
+}
+
+func TestASecondReplyIsABug(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(get("/hold"))
+	x := b.take()
+	b.reply(x, 200, "once")
+	c.hears(200, "once")
+	b.reply(x, 200, "twice")
+	eventually(t, "it is counted", func() bool { return b.Stats().Panics == 1 })
+	c.send(get("/a"))
+	c.hears(200, "/a")
+	if b.log.count("replied to twice") != 1 {
+		t.Fatal("not logged")
+	}
+}
+
+func TestTimeOuts(t *testing.T) {
+	const short = 50 * time.Millisecond
+	f := func(o Options, send string, status int, count func(Stats) uint64) {
+		t.Helper()
+		b := newBench(t, o)
+		defer b.stop()
+		c := b.dial()
+		c.send(send)
+		if status != 0 {
+			c.hears(status, "")
+		}
+		c.hearsEnd()
+		if n := count(b.Stats()); n != 1 {
+			t.Fatal("counted:", n)
+		}
+	}
+	idle := func(s Stats) uint64 { return s.TimeoutsIdle }
+	head := func(s Stats) uint64 { return s.TimeoutsHead }
+	body := func(s Stats) uint64 { return s.TimeoutsBody }
+	f(Options{IdleTimeout: short}, "", 0, idle)
+	f(Options{IdleTimeout: short}, "\r\n", 0, idle)
+	f(Options{IdleTimeout: short}, get("/a"), 200, idle)
+	f(Options{HeadTimeout: short}, "G", 408, head)
+	f(Options{HeadTimeout: short}, "GET / HTTP/1.1\r\nHost: x\r\n", 408, head)
+	f(Options{BodyTimeout: short}, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\npart", 408, body)
+	f(Options{BodyTotalTimeout: short, LingerTimeout: short}, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\npart", 408, body)
+	f(Options{RateGrace: short}, "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc", 408, body)
+}
+
+func TestAHeadThatTricklesInIsCutOff(t *testing.T) {
+	b := newBench(t, Options{HeadTimeout: 100 * time.Millisecond})
+	c := b.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if _, err := io.WriteString(c, "A: b\r\n"); err != nil {
+				return
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	c.hears(408, "")
+	_ = c.Close()
+	receive(t, done)
+}
+
+// The sweep asks this of each connection; what it should say does not need a clock.
+func TestWhenAConnectionIsOverdue(t *testing.T) {
+	o, err := Options{Handler: func(*Exchange) {}}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &Loop{server: &Server{options: o}}
+	const s = time.Second
+	f := func(c conn, now time.Duration, want bool) {
+		t.Helper()
+		c.loop = l
+		if got := c.isOverdue(now); got != want {
+			t.Fatalf("at %v: %v", now, got)
+		}
+	}
+	f(conn{phase: idle, since: 5 * s}, 64*s, false)
+	f(conn{phase: idle, since: 5 * s}, 65*s, true)
+	f(conn{phase: idle, since: 5 * s, open: 1}, 650*s, false) // the answer is up to others
+	f(conn{phase: idle, since: 5 * s, out: []byte("x")}, 650*s, false)
+	f(conn{phase: head, since: 5 * s}, 14*s, false)
+	f(conn{phase: head, since: 5 * s}, 15*s, true)
+	kept := func(n int) []byte { return make([]byte, n) }
+	f(conn{phase: body, since: 5 * s, moved: 5 * s}, 25*s, false)                                       // within the grace
+	f(conn{phase: body, since: 5 * s, moved: 5 * s}, 26*s, true)                                        // nothing, that is too slow
+	f(conn{phase: body, since: 5 * s, moved: 25 * s, in: kept(1024)}, 26*s, false)                      // just fast enough
+	f(conn{phase: body, since: 5 * s, moved: 25 * s, in: kept(1023)}, 26*s, true)                       // just not
+	f(conn{phase: body, since: 5 * s, moved: 25 * s, in: kept(1 << 20)}, 54*s, false)                   // ahead
+	f(conn{phase: body, since: 5 * s, moved: 25 * s, in: kept(1 << 20)}, 55*s, true)                    // but stands still
+	f(conn{phase: body, since: 5 * s, moved: 604 * s, in: kept(1 << 20)}, 604*s, false)                 // ten minutes
+	f(conn{phase: body, since: 5 * s, moved: 604 * s, in: kept(1 << 20)}, 605*s, true)                  // and no more
+	f(conn{phase: body, since: 5 * s, owed: true}, 500*s, false)                                        // it waits for our 100
+	f(conn{phase: deaf, since: 5 * s, open: 1}, 500*s, false)                                           // it waits for its answer
+	f(conn{phase: draining, since: 5 * s}, 9*s, false)                                                  // for its FIN
+	f(conn{phase: draining, since: 5 * s}, 10*s, true)                                                  // long enough
+	f(conn{phase: deaf, full: true, outSince: 5 * s, outMoved: 5 * s}, 25*s, false)                     // a reader in its grace
+	f(conn{phase: deaf, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 100}, 26*s, true)      // too slow
+	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 53*s, false) // ahead
+	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 54*s, true)  // but stands still
+}
+
+func TestTheSweepReachesEveryConnection(t *testing.T) {
+	b := newBench(t, Options{IdleTimeout: 300 * time.Millisecond})
+	clients := make([]*client, 300)
+	for i := range clients {
+		clients[i] = b.dial()
+	}
+	for _, c := range clients {
+		c.hearsEnd()
+	}
+	if n := b.Stats().TimeoutsIdle; n != 300 {
+		t.Fatal(n)
+	}
+}
+
+func TestAReaderThatDoesNotReadIsClosed(t *testing.T) {
+	// It asks for one answer and takes nothing of it.
+	b := newBench(t, Options{WriteTimeout: 100 * time.Millisecond})
+	c := b.dial()
+	c.send(get("/hold"))
+	b.reply(b.take(), 200, strings.Repeat("x", 16<<20))
+	eventually(t, "it is closed", func() bool { return b.Stats().TimeoutsWrite == 1 && b.Stats().ConnsOpen == 0 })
+	c.isCut()
+
+	// It asks on and on: what waits unparsed is bounded.
+	b = newBench(t, Options{})
+	c = b.dial()
+	all := []byte(strings.Repeat(get("/mega"), 10_000))
+	_, _ = c.Write(all) // it is cut in the middle
+	eventually(t, "it is refused", func() bool { return b.Stats().Refused[503] == 1 })
+	l := b.Loops()[0]
+	on(t, l, func() {
+		for _, k := range l.conns {
+			if k.unsent() > 3<<20 || k.in != nil {
+				t.Errorf("%d bytes unsent, %d kept", k.unsent(), cap(k.in))
+			}
+		}
+	})
+
+	// Its answers come later, all of a sudden: what waits unsent is bounded.
+	b = newBench(t, Options{OutputBytesMax: 64 << 10})
+	c = b.dial()
+	const requests = 40
+	c.send(strings.Repeat(get("/hold"), requests))
+	var xs []*Exchange
+	for range requests {
+		xs = append(xs, b.take())
+	}
+	big := strings.Repeat("x", 1<<20)
+	for _, x := range xs {
+		b.reply(x, 200, big)
+	}
+	eventually(t, "it is closed", func() bool { return b.Stats().ReadersClosed == 1 && b.Stats().ConnsOpen == 0 })
+	c.isCut()
+
+	// The same, held back for an answer that does not come.
+	b = newBench(t, Options{})
+	c = b.dial()
+	c.send(strings.Repeat(get("/hold"), 4))
+	b.take()
+	for range 3 {
+		b.reply(b.take(), 200, big)
+	}
+	eventually(t, "it is closed", func() bool { return b.Stats().ReadersClosed == 1 && b.Stats().ConnsOpen == 0 })
+	c.isCut()
+}
+
+func TestALoopKeepsBoundedOutputForAllItsReaders(t *testing.T) {
+	b := newBench(t, Options{OutboundBytesMax: 8 << 20})
+	big := strings.Repeat("x", 8<<20)
+	for range 4 {
+		c := b.dial()
+		c.send(get("/hold") + get("/hold"))
+		x, y := b.take(), b.take()
+		b.reply(x, 200, big)
+		b.reply(y, 200, "after that")
+	}
+	eventually(t, "some are closed", func() bool { return b.Stats().ReadersClosed > 0 })
+}
+
+func TestASlowReaderGetsAllOfALargeAnswer(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(get("/hold"))
+	big := strings.Repeat("0123456789abcdef", 8<<20/16)
+	b.reply(b.take(), 200, big)
+	l := b.Loops()[0]
+	eventually(t, "the kernel is full", func() (full bool) {
+		on(t, l, func() { full = l.conns[0].full })
+		return full
+	})
+	c.hears(200, big)
+	c.send(get("/after"))
+	c.hears(200, "/after")
+	on(t, l, func() {
+		if k := l.conns[0]; k.full || k.out != nil || l.outbound != 0 {
+			t.Errorf("full %v, %d unsent, %d weighed", k.full, k.unsent(), l.outbound)
+		}
+	})
+}
+
+func TestAPipelineIsBoundedAndGoesOnWhenItIsAnswered(t *testing.T) {
+	b := newBench(t, Options{PipelineRequestsMax: 3})
+	c := b.dial()
+	c.send(strings.Repeat(get("/hold"), 10))
+	l := b.Loops()[0]
+	for round := range 3 {
+		x, y, z := b.take(), b.take(), b.take()
+		on(t, l, func() {
+			if k := l.conns[0]; k.phase != paused || k.open != 3 || len(b.held) != 0 {
+				t.Errorf("phase %d, %d open, %d held", k.phase, k.open, len(b.held))
+			}
+		})
+		for i, x := range []*Exchange{z, y, x} {
+			b.reply(x, 200, fmt.Sprint(round, i))
+		}
+		for i := range 3 {
+			c.hears(200, fmt.Sprint(round, 2-i))
+		}
+	}
+	b.reply(b.take(), 200, "tenth")
+	c.hears(200, "tenth")
+	c.send(get("/a"))
+	c.hears(200, "/a")
+}
+
+func TestAHalfClosedClientsPipelineGoesOnToo(t *testing.T) {
+	b := newBench(t, Options{PipelineRequestsMax: 2})
+	c := b.dial()
+	c.send(strings.Repeat(get("/hold"), 5) + "GET /cut")
+	_ = c.CloseWrite()
+	for i := range 5 {
+		x := b.take()
+		eventually(t, "half", func() (half bool) {
+			on(t, x.Loop(), func() { half = x.IsHalfClosed() })
+			return half
+		})
+		b.reply(x, 200, fmt.Sprint(i))
+		c.hears(200, fmt.Sprint(i))
+	}
+	c.hearsEnd()
+}
+
+func TestUnparsedRequestsAreBounded(t *testing.T) {
+	b := newBench(t, Options{PipelineRequestsMax: 1, UnreadBytesMax: 1000})
+	c := b.dial()
+	c.send(get("/hold") + get("/a"))
+	x := b.take()
+	l := b.Loops()[0]
+	c.send(strings.Repeat(get("/b"), 100))
+	eventually(t, "it is refused", func() bool { return b.Stats().Refused[503] == 1 })
+	on(t, l, func() {
+		if l.inbound != 0 {
+			t.Error("kept:", l.inbound)
+		}
+	})
+	b.reply(x, 200, "first")
+	c.hears(200, "first")
+	if r := c.hears(503, ""); r.Header.Get("Retry-After") == "" || !r.Close {
+		t.Fatal(r.Header)
+	}
+	c.hearsEnd()
+}
+
+func TestUnfinishedRequestsAreBounded(t *testing.T) {
+	b := newBench(t, Options{InboundBytesMax: 100_000})
+	head := "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n"
+	var clients []*client
+	for range 4 {
+		c := b.dial()
+		c.send(head + strings.Repeat("a", 30_000))
+		clients = append(clients, c)
+	}
+	eventually(t, "one is refused", func() bool { return b.Stats().Refused[503] > 0 })
+	l := b.Loops()[0]
+	on(t, l, func() {
+		if l.inbound > 100_000 {
+			t.Error("kept:", l.inbound)
+		}
+	})
+	// A length that is too much says so in the head.
+	c := b.dial()
+	c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+	if r := c.hears(503, ""); r.Header.Get("Retry-After") == "" || !r.Close {
+		t.Fatal(r.Header)
+	}
+	for _, c := range clients {
+		_ = c.Close()
+	}
+	eventually(t, "all is given back", func() (back bool) {
+		on(t, l, func() { back = l.inbound == 0 })
+		return back
+	})
+}
+
+func TestANewConnectionMayBeClosedWithoutAWord(t *testing.T) {
+	b := newBench(t, Options{Loops: 2})
+	for i := range 20 {
+		c := b.dial()
+		if i%2 == 0 {
+			c.reset()
+		} else {
+			_ = c.Close()
+		}
+	}
+	eventually(t, "all are gone", func() bool {
+		s := b.Stats()
+		return s.ConnsAccepted+s.AcceptErrors >= 20 && s.ConnsOpen == 0
+	})
+}
+
+func TestWritingToAClientThatIsGoneDoesNoHarm(t *testing.T) {
+	b := newBench(t, Options{})
+	l := b.Loops()[0]
+	c := b.dial()
+	c.send(get("/hold") + get("/hold"))
+	x, y := b.take(), b.take()
+	on(t, l, func() {
+		// The loop learns of the reset by writing.
+		c.reset()
+		k := x.conn
+		for k.phase != closed {
+			k.out = append(k.buffer(), "x"...)
+			k.flush()
+		}
+		x.Reply(200, nil, nil, false)
+		y.Reply(200, nil, nil, false)
+	})
+	if s := b.Stats(); s.RepliesDropped != 2 || s.ConnsOpen != 0 || s.Panics != 0 {
+		t.Fatalf("%+v", s)
+	}
+}
