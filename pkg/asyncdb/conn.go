@@ -1,0 +1,295 @@
+package asyncdb
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// conn is one connection of a lane, from the moment it was dialed. All its methods run
+// on the loop. Once gone it is dead to its store, whatever the loop still calls: a
+// loop's descriptor is used again soon, and bytes of an old connection must never be
+// taken for those of a new one.
+type conn struct {
+	store *Store
+	link  link
+	write func([]byte) error // nil until opened
+	shut  func()
+	cut   cutter
+	gone  bool
+}
+
+// SQLSTATEs that this package itself acts on (manual, appendix "PostgreSQL Error
+// Codes"); all others are queue.Classify's.
+const (
+	queryCanceled     = "57014"
+	protocolViolation = "08P01"
+	readOnly          = "25006"
+	duplicatePrepared = "42P05"
+)
+
+var errHung = errors.New("the server did not answer in time")
+
+// opened is called when the loop has taken the socket.
+func (c *conn) opened(write func([]byte) error, shut func()) {
+	s := c.store
+	c.write, c.shut = write, shut
+	s.dialEnded()
+	if s.closed {
+		c.bye()
+		return
+	}
+	now := s.sv.Now()
+	s.conn, s.state, s.heardAt = c, idle, now
+	s.away = false
+	s.stats.Connects.Add(1)
+	if !s.suspect {
+		s.db.laneUp(s.id, c.link.about)
+	}
+	s.arm(now + s.db.config.ProbeAfter)
+	s.advance(now)
+}
+
+// data takes what arrived. b is the loop's and valid during the call.
+func (c *conn) data(b []byte) {
+	s := c.store
+	if c.gone {
+		return
+	}
+	now := s.sv.Now()
+	s.heardAt = now
+	c.cut.begin(b)
+	for {
+		kind, body, err := c.cut.next()
+		if err == nil && kind != 0 {
+			err = s.frame(c, kind, body, now)
+		}
+		if c.gone {
+			return
+		}
+		if err != nil {
+			s.db.config.Log.Error().Err(err).Int("lane", s.id).Msg("PostgreSQL's answer makes no sense; its connection is closed")
+			s.lost(c, err, now)
+			return
+		}
+		if kind == 0 {
+			break
+		}
+	}
+	c.cut.end()
+}
+
+// closedBy is called when the socket is closed, whoever closed it.
+func (c *conn) closedBy(err error) {
+	if c.gone {
+		return
+	}
+	s := c.store
+	if err == nil {
+		err = io.EOF
+	}
+	if c.write == nil { // the loop could not take it
+		c.gone = true
+		s.dialFailed(fmt.Errorf("cannot give the connection to its loop: %w", err))
+		return
+	}
+	s.lost(c, fmt.Errorf("the connection was closed: %w", err), s.sv.Now())
+}
+
+// bye closes the connection in an orderly way. Nothing may be in flight.
+func (c *conn) bye() {
+	c.gone = true
+	if c.write(appendTerminate(nil)) == nil {
+		c.shut()
+	}
+}
+
+// write sends bytes; the connection may be gone when it returns.
+func (s *Store) write(c *conn, b []byte, now time.Duration) {
+	if err := c.write(b); err != nil {
+		s.lost(c, fmt.Errorf("cannot write: %w", err), now)
+	}
+}
+
+// frame takes one message of the server.
+func (s *Store) frame(c *conn, kind byte, body []byte, now time.Duration) error {
+	switch kind {
+	case kindError:
+		e, fatal, err := decodeError(body)
+		switch {
+		case err != nil:
+			return err
+		case fatal:
+			// The server is about to close the connection. Whether the step was committed is
+			// not known: a COMMIT may have been done already when the backend was told to stop.
+			s.lost(c, serverError(e), now)
+			return nil
+		}
+		return s.pipeline.failed(e)
+	case kindNotice:
+		e, _, err := decodeError(body)
+		if err != nil {
+			return err
+		}
+		s.stats.Notices.Add(1)
+		s.db.config.Log.Debug().Int("lane", s.id).Str("sqlstate", e.Code).Msg(brief(e.Message))
+		return nil
+	case kindParameter, kindNotification:
+		return nil
+	}
+	ready, err := s.pipeline.frame(kind, body)
+	if err != nil {
+		return err
+	}
+	if ready {
+		s.answered(s.pipeline.err, now)
+	}
+	return nil
+}
+
+// decodeError decodes an ErrorResponse or a NoticeResponse; fatal: the connection ends
+// with it.
+func decodeError(body []byte) (e *queue.SQLError, fatal bool, err error) {
+	var m pgproto3.ErrorResponse
+	if err := m.Decode(body); err != nil {
+		return nil, false, fmt.Errorf("%w: %w", errFrameBody, err)
+	}
+	severity := or(m.SeverityUnlocalized, m.Severity)
+	return &queue.SQLError{
+		Severity: severity, Code: m.Code, Message: m.Message, Detail: m.Detail,
+		Schema: m.SchemaName, Table: m.TableName, Constraint: m.ConstraintName,
+	}, severity == "FATAL" || severity == "PANIC", nil
+}
+
+// serverError makes a Go error of what the server said.
+func serverError(e *queue.SQLError) error { return (*statementError)(e) }
+
+type statementError queue.SQLError
+
+func (e *statementError) Error() string {
+	return e.Severity + ": " + e.Message + " (SQLSTATE " + e.Code + ")"
+}
+
+// SQLState returns the error's SQLSTATE, as pgconn's errors do.
+func (e *statementError) SQLState() string { return e.Code }
+
+// probe asks an idle server for a sign of life.
+func (s *Store) probe(now time.Duration) {
+	s.pipeline.begin(nil, nil)
+	s.state, s.sentAt = probing, now
+	s.arm(now + s.db.config.HungAfter)
+	s.write(s.conn, appendSync(s.out[:0]), now)
+}
+
+// proven says that the connection was good for something: the next one that is lost is
+// replaced at once.
+func (s *Store) proven() {
+	s.attempts = 0
+	if s.suspect {
+		s.suspect = false
+		s.db.laneUp(s.id, s.conn.link.about)
+	}
+}
+
+// hung closes a connection on which a step has waited too long. The server may be
+// stopped, or the way to it cut without a word; either way it counts as away until a
+// connection says otherwise.
+func (s *Store) hung(now time.Duration) {
+	s.stats.Hangs.Add(1)
+	s.away = true
+	s.lost(s.conn, errHung, now)
+}
+
+// hangUp closes a connection on which nothing is in flight, and gets another.
+func (s *Store) hangUp(why error, now time.Duration) {
+	c := s.conn
+	s.forget(c, why, now)
+	c.bye()
+}
+
+// lost takes the end of a connection. What was in flight on it may be committed or not;
+// the batch runs again on the next connection.
+func (s *Store) lost(c *conn, why error, now time.Duration) {
+	if c.gone {
+		return
+	}
+	s.forget(c, why, now)
+	c.shut()
+	if s.working && len(s.current.Ops()) == 0 {
+		s.abandon() // all were given up meanwhile
+	}
+}
+
+// unknown tells the batch that the answer to its step will never come.
+func (s *Store) unknown() {
+	s.stats.Unknowns.Add(1)
+	s.current.Unknown()
+}
+
+// forget makes the lane one without a connection, and begins to get another.
+func (s *Store) forget(c *conn, why error, now time.Duration) {
+	c.gone = true
+	s.conn = nil
+	if s.pipeline.busy() {
+		s.pipeline.drop()
+		if s.state == busy {
+			s.unknown()
+		}
+	}
+	s.state, s.downSince = down, now
+	s.stats.Losses.Add(1)
+	s.db.laneDown(s.id, why)
+	s.redial(now)
+}
+
+// Reconnecting waits reconnectFirst after a first failure, twice as long after each
+// further one, at most reconnectMax, each time less a random part, so that many lanes
+// and servers do not knock at once. A connection that was good for something is replaced
+// without waiting.
+const (
+	reconnectFirst = 50 * time.Millisecond
+	reconnectMax   = 2 * time.Second
+)
+
+// redial sets the time of the next attempt, or makes it at once.
+func (s *Store) redial(now time.Duration) {
+	if s.attempts == 0 {
+		s.dial(now)
+		return
+	}
+	s.dialAt = now + backoff(s.attempts, rand.Float64())
+	s.arm(s.dialAt)
+}
+
+// backoff is how long to wait after so many attempts; chance is in [0, 1).
+func backoff(attempts int, chance float64) time.Duration {
+	d := reconnectMax
+	if attempts < 7 {
+		d = min(reconnectFirst<<(attempts-1), reconnectMax)
+	}
+	return d - time.Duration(chance*float64(d)/2)
+}
+
+// dialEnded: the attempt to connect is over.
+func (s *Store) dialEnded() {
+	s.stopDial()
+	s.dialing, s.stopDial = false, nil
+}
+
+// dialFailed takes the failure of an attempt to connect.
+func (s *Store) dialFailed(why error) {
+	s.dialEnded()
+	if s.closed {
+		return
+	}
+	s.away = true
+	s.stats.ConnectFailures.Add(1)
+	s.db.laneDown(s.id, why)
+	s.redial(s.sv.Now())
+}

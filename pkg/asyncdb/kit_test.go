@@ -1,0 +1,467 @@
+package asyncdb
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/rs/zerolog"
+
+	"github.com/queend/queend/pkg/queue"
+	"github.com/queend/queend/pkg/schema"
+)
+
+// rig is a store on a loop that the test runs by hand, with a clock that the test
+// moves and no socket: bytes out of the lane are in sent, bytes in are given to
+// answer. dials counts the attempts to connect that wait for open or refuse.
+type rig struct {
+	t     testing.TB
+	now   time.Duration
+	posts []func()
+	ends  []func() // deferred
+	waits []wait
+
+	db    *Database
+	store *Store
+	dials int
+	conn  *conn
+	sent  bytes.Buffer
+	shut  int   // times that the lane closed its socket
+	fails error // the next write fails with it
+	log   bytes.Buffer
+	ids   *queue.IDs
+	queue queue.Config
+	pg    *server
+}
+
+type wait struct {
+	at   time.Duration
+	fire func()
+}
+
+func newRig(t testing.TB, change ...func(*Config)) *rig {
+	r := &rig{t: t, now: time.Hour, pg: newServer(), ids: queue.NewIDs(func() int64 { return 1_700_000_000_000 })}
+	c := Config{ConnString: "host=127.0.0.1 user=u dbname=d sslmode=disable", Log: zerolog.New(&r.log)}
+	for _, f := range change {
+		f(&c)
+	}
+	db, err := Open(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.db = db
+	hints := queue.NewHints(0, 0)
+	r.store = db.newStore(Services{
+		Post:  func(f func()) { r.posts = append(r.posts, f) },
+		Defer: func(f func()) { r.ends = append(r.ends, f) },
+		After: func(d time.Duration, f func()) { r.waits = append(r.waits, wait{r.now + d, f}) },
+		Now:   func() time.Duration { return r.now },
+	}, func() Batch { return queue.NewBatch(&r.queue, hints) })
+	r.store.dialFn = func(context.Context) { r.dials++ }
+	r.store.downSince = r.now
+	r.store.dial(r.now)
+	return r
+}
+
+// up returns a rig that is connected.
+func up(t testing.TB, change ...func(*Config)) *rig {
+	r := newRig(t, change...)
+	r.open()
+	return r
+}
+
+// pass ends a pass of the loop: what was deferred and posted runs.
+func (r *rig) pass() {
+	for len(r.ends)+len(r.posts) > 0 {
+		all := append(r.ends, r.posts...)
+		r.ends, r.posts = nil, nil
+		for _, f := range all {
+			f()
+		}
+	}
+}
+
+// sleep moves the clock, and fires the timers on the way.
+func (r *rig) sleep(d time.Duration) {
+	until := r.now + d
+	for {
+		next := -1
+		for i, w := range r.waits {
+			if w.at <= until && (next < 0 || w.at < r.waits[next].at) {
+				next = i
+			}
+		}
+		if next < 0 {
+			break
+		}
+		w := r.waits[next]
+		r.waits = slices.Delete(r.waits, next, next+1)
+		r.now = max(r.now, w.at)
+		w.fire()
+		r.pass()
+	}
+	r.now = until
+}
+
+// awaitDial lets time pass until the store tries to connect.
+func (r *rig) awaitDial() {
+	r.t.Helper()
+	for range 300 {
+		if r.dials > 0 {
+			r.dials--
+			return
+		}
+		r.sleep(10 * time.Millisecond)
+	}
+	r.t.Fatal("nobody is connecting")
+}
+
+// open lets the attempt to connect succeed.
+func (r *rig) open() {
+	r.t.Helper()
+	r.awaitDial()
+	r.sent.Reset()
+	c := &conn{store: r.store, link: link{about: "the test's server"}}
+	r.conn = c
+	c.opened(func(b []byte) error {
+		if err := r.fails; err != nil {
+			r.fails = nil
+			c.closedBy(err) // as a loop does: inside the write
+			return err
+		}
+		r.sent.Write(b)
+		return nil
+	}, func() {
+		r.shut++
+		c.closedBy(nil)
+	})
+	r.pass()
+}
+
+// refuse lets the attempt to connect fail.
+func (r *rig) refuse(err error) {
+	r.t.Helper()
+	r.awaitDial()
+	r.store.dialFailed(err)
+	r.pass()
+}
+
+// answer gives bytes of the server to the lane.
+func (r *rig) answer(b []byte) {
+	r.conn.data(b)
+	r.pass()
+}
+
+// serve lets the server answer everything that was sent, again and again until nothing
+// more is sent.
+func (r *rig) serve() {
+	r.t.Helper()
+	for range 1000 {
+		reply := r.pg.read(r.t, &r.sent)
+		if len(reply) == 0 {
+			return
+		}
+		r.answer(reply)
+	}
+	r.t.Fatal("the lane never comes to rest")
+}
+
+// push gives a push of some items to the store; each is "queue/partition/transaction".
+func (r *rig) push(items ...string) *call { return r.pushWithin(2*time.Second, items...) }
+
+func (r *rig) pushWithin(d time.Duration, items ...string) *call {
+	r.t.Helper()
+	c := newCall(r.t, &r.queue, r.ids, items...)
+	c.op.Accepted, c.op.Deadline = r.now, r.now+d
+	r.store.Do(&c.op)
+	return c
+}
+
+// call is one push and what became of it.
+type call struct {
+	t    testing.TB
+	op   queue.Op
+	done int
+	told func()
+}
+
+func newCall(t testing.TB, config *queue.Config, ids *queue.IDs, items ...string) *call {
+	t.Helper()
+	c := &call{t: t}
+	var body bytes.Buffer
+	body.WriteString(`{"items":[`)
+	for i, item := range items {
+		parts := bytes.SplitN([]byte(item), []byte("/"), 3)
+		if i > 0 {
+			body.WriteByte(',')
+		}
+		fmt.Fprintf(&body, `{"queue":%q,"partition":%q,"transactionId":%q,"payload":{"n":%d}}`, parts[0], parts[1], parts[2], i)
+	}
+	body.WriteString(`]}`)
+	if f := queue.Decode(&c.op, body.Bytes(), config, ids); f.Code != queue.OK {
+		t.Fatalf("the test's push is refused: %s", f.Message)
+	}
+	c.op.Done = c
+	return c
+}
+
+// OpDone implements queue.Completer.
+func (c *call) OpDone(op *queue.Op) {
+	if op != &c.op {
+		panic("BUG: an op of somebody else is done")
+	}
+	if c.done++; c.done > 1 {
+		c.t.Errorf("the op was completed %d times", c.done)
+	}
+	if c.told != nil {
+		c.told()
+	}
+}
+
+// is checks what became of a push: "waits", a fault's name, or the items' states.
+func (c *call) is(want string) {
+	c.t.Helper()
+	if got := c.outcome(); got != want {
+		c.t.Errorf("the push is %q and not %q", got, want)
+	}
+}
+
+func (c *call) outcome() string {
+	if c.done == 0 {
+		return "waits"
+	}
+	if f := c.op.Fault; f.Code != queue.OK {
+		return [...]string{"", "invalid", "too large", "unavailable", "overloaded", "internal"}[f.Code]
+	}
+	states := ""
+	for i := range c.op.Items {
+		if i > 0 {
+			states += " "
+		}
+		states += [...]string{"pending", "queued", "duplicate", "failed"}[c.op.Items[i].Status]
+	}
+	return states
+}
+
+// server is PostgreSQL as far as a push can tell: a script, not a database. It reads
+// what the lane sends, keeps queen's partitions and messages in maps, and answers.
+type server struct {
+	partitions map[[2]string]queue.UUID
+	messages   map[message]queue.UUID
+	next       byte
+	steps      int // Syncs answered
+
+	// fail is asked at each statement of each step; an answer that is not nil fails it.
+	fail func(step, statement int, name string) *pgproto3.ErrorResponse
+	// before is sent before the reply to each statement: notices and the like.
+	before []byte
+
+	poison map[string]string // a push of this transaction id fails with this SQLSTATE
+}
+
+type message struct {
+	partition   queue.UUID
+	transaction string
+}
+
+func newServer() *server {
+	return &server{partitions: make(map[[2]string]queue.UUID), messages: make(map[message]queue.UUID)}
+}
+
+// refusal is an ErrorResponse.
+func refusalOf(severity, code string) *pgproto3.ErrorResponse {
+	return &pgproto3.ErrorResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: "as the test wants", TableName: "messages"}
+}
+
+func encode(messages ...pgproto3.BackendMessage) (b []byte) {
+	for _, m := range messages {
+		var err error
+		if b, err = m.Encode(b); err != nil {
+			panic(err)
+		}
+	}
+	return b
+}
+
+// read takes the steps that were sent, and returns the answers.
+func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
+	t.Helper()
+	type bound struct {
+		name   string
+		params [][]byte
+	}
+	var statements []bound
+	var parsed []bool
+	sql := ""
+	whole := false
+	for sent.Len() >= headerBytes {
+		head := sent.Bytes()
+		size := int(binary.BigEndian.Uint32(head[1:])) + 1
+		if sent.Len() < size {
+			break
+		}
+		body := bytes.Clone(sent.Next(size)[headerBytes:])
+		switch head[0] {
+		case 'P':
+			var m pgproto3.Parse
+			if err := m.Decode(body); err != nil || m.Name != "" {
+				t.Fatalf("a Parse of %q: %v", m.Name, err)
+			}
+			sql, whole = m.Query, true
+		case 'B':
+			var m pgproto3.Bind
+			if err := m.Decode(body); err != nil {
+				t.Fatal(err)
+			}
+			if (m.PreparedStatement == "") != whole {
+				t.Fatalf("a Bind to %q after a Parse: %v", m.PreparedStatement, whole)
+			}
+			name := m.PreparedStatement
+			if whole {
+				for _, n := range schema.Names() {
+					if schema.Statement(n) == sql {
+						name = n
+					}
+				}
+			}
+			statements = append(statements, bound{name, m.Parameters})
+			parsed = append(parsed, whole)
+			whole = false
+		case 'E':
+		case 'S':
+			r := step{server: p, t: t}
+			for i, st := range statements {
+				if parsed[i] {
+					reply = append(reply, encode(&pgproto3.ParseComplete{})...)
+				}
+				reply = append(reply, p.before...)
+				var refused *pgproto3.ErrorResponse
+				if p.fail != nil {
+					refused = p.fail(p.steps, i, st.name)
+				}
+				if refused == nil {
+					reply = append(reply, encode(&pgproto3.BindComplete{})...)
+					var answer []byte
+					if answer, refused = r.run(st.name, st.params); refused == nil {
+						reply = append(reply, answer...)
+						continue
+					}
+				}
+				reply = append(reply, encode(refused)...)
+				if refused.SeverityUnlocalized == "FATAL" {
+					return reply
+				}
+				r.undo()
+				break
+			}
+			reply = append(reply, encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})...)
+			statements, parsed = nil, nil
+			p.steps++
+		case 'X':
+		default:
+			t.Fatalf("the lane sent %q", head[0])
+		}
+	}
+	return reply
+}
+
+// step is the transaction of one Sync.
+type step struct {
+	*server
+	t     testing.TB
+	added []message
+}
+
+func (s *step) undo() {
+	for _, m := range s.added {
+		delete(s.messages, m)
+	}
+}
+
+func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorResponse) {
+	done := func(tag string, rows ...[][]byte) ([]byte, *pgproto3.ErrorResponse) {
+		var b []byte
+		for _, row := range rows {
+			b = append(b, encode(&pgproto3.DataRow{Values: row})...)
+		}
+		return append(b, encode(&pgproto3.CommandComplete{CommandTag: []byte(tag)})...), nil
+	}
+	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+	switch name {
+	case "push_queues", "push_heads":
+		return done("INSERT 0 1")
+	case "push_partitions":
+		queues, partitions := elements(params[0]), elements(params[1])
+		for i := range queues {
+			key := [2]string{string(queues[i]), string(partitions[i])}
+			if _, ok := s.partitions[key]; !ok {
+				s.next++
+				s.partitions[key] = queue.UUID{15: s.next}
+			}
+		}
+		return done("INSERT 0 1")
+	case "push_ids":
+		queues, partitions := elements(params[0]), elements(params[1])
+		var rows [][][]byte
+		for i := range queues {
+			id := s.partitions[[2]string{string(queues[i]), string(partitions[i])}]
+			rows = append(rows, [][]byte{int8(i + 1), id[:], {0}})
+		}
+		return done(fmt.Sprintf("SELECT %d", len(rows)), rows...)
+	case "push_lock":
+		return done("SELECT 1", [][]byte{int8(len(elements(params[0])))})
+	case "push_insert":
+		parts, ids, transactions := elements(params[5]), elements(params[7]), elements(params[8])
+		for i := range parts {
+			m := message{queue.UUID(parts[i]), string(transactions[i])}
+			if code := s.poison[m.transaction]; code != "" {
+				return nil, refusalOf("ERROR", code)
+			}
+			if _, ok := s.messages[m]; ok {
+				return nil, refusalOf("ERROR", "23505")
+			}
+			s.messages[m] = queue.UUID(ids[i])
+			s.added = append(s.added, m)
+		}
+		return done(fmt.Sprintf("UPDATE %d", len(elements(params[0]))))
+	case "push_winners":
+		parts, transactions := elements(params[0]), elements(params[1])
+		var rows [][][]byte
+		for i := range parts {
+			if id, ok := s.messages[message{queue.UUID(parts[i]), string(transactions[i])}]; ok {
+				rows = append(rows, [][]byte{int8(i + 1), id[:]})
+			}
+		}
+		return done(fmt.Sprintf("SELECT %d", len(rows)), rows...)
+	}
+	s.t.Fatalf("the server knows no statement %q", name)
+	return nil, nil
+}
+
+// elements reads an array in binary format.
+func elements(b []byte) (all [][]byte) {
+	if binary.BigEndian.Uint32(b) == 0 {
+		return nil
+	}
+	n := int(binary.BigEndian.Uint32(b[12:]))
+	b = b[20:]
+	for range n {
+		size := int(int32(binary.BigEndian.Uint32(b)))
+		b = b[4:]
+		if size < 0 {
+			all = append(all, nil)
+			continue
+		}
+		all = append(all, b[:size])
+		b = b[size:]
+	}
+	return all
+}
+
+var errTest = errors.New("the test's fault")
