@@ -1,0 +1,117 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// run runs queend with arguments and environment until it ends.
+func runToEnd(t *testing.T, args []string, env ...string) (code int, output string) {
+	t.Helper()
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	text, _ := cmd.CombinedOutput()
+	return cmd.ProcessState.ExitCode(), string(text)
+}
+
+func TestTheManualNamesEverySetting(t *testing.T) {
+	code, help := runToEnd(t, []string{"--help"})
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, help)
+	}
+	names := map[string]bool{}
+	collectNames(reflect.TypeFor[ServeCommand](), names)
+	if len(names) < 25 {
+		t.Errorf("only %d settings were found", len(names))
+	}
+	for name := range names {
+		if name != "" && !strings.Contains(help, "$"+name) {
+			t.Errorf("the manual does not name %s", name)
+		}
+	}
+}
+
+func TestASettingThatMakesNoSenseIsRefusedWithASentence(t *testing.T) {
+	f := func(sentence string, args []string, env ...string) {
+		t.Helper()
+		code, output := runToEnd(t, args, env...)
+		if code == 0 || !strings.Contains(output, sentence) {
+			t.Errorf("%v %v: exit %d: %s", args, env, code, output)
+		}
+	}
+	f("is not a whole number", nil, "PORT=10abc")
+	f("is not a whole number", nil, "PORT=-1")
+	f("is not a port", nil, "PORT=70000")
+	f("neither true nor false", nil, "PG_USE_SSL=yes")
+	f("neither true nor false", nil, "PG_USE_SSL=TRUE")
+	f("at least one event loop", nil, "NUM_WORKERS=0")
+	f("is none of trace", nil, "LOG_LEVEL=loud")
+	f("64 hexadecimal digits", nil, "QUEEN_ENCRYPTION_KEY=abc")
+	f("leaves no time", nil, "DB_FAILOVER_MS=5")
+	f("not a loopback address", nil, "QUEEND_PPROF=0.0.0.0:6060")
+	f("unknown flag --prot", []string{"--prot", "1"})
+	f("unexpected argument", []string{"dance"})
+	f("will not run unprotected", nil, "JWT_ENABLED=true")
+	f("cannot read where PostgreSQL is", []string{"--port", "0", "--host", "127.0.0.1"}, "DATABASE_URL=postgres://u:secret@h/x?sslmode=nonsense")
+}
+
+func TestASecretIsNotEchoed(t *testing.T) {
+	for _, env := range []string{"DATABASE_URL=postgres://u:hunter2@h/x?sslmode=nonsense", "QUEEN_ENCRYPTION_KEY=hunter2"} {
+		if _, output := runToEnd(t, []string{"--port", "0", "--host", "127.0.0.1"}, env); strings.Contains(output, "hunter2") {
+			t.Errorf("%s came out: %s", env, output)
+		}
+	}
+}
+
+func TestAnEmptySettingIsTheDefault(t *testing.T) {
+	t.Setenv("PORT", "")
+	t.Setenv("PG_USE_SSL", "")
+	t.Setenv("PG_PASSWORD", "")
+	c, _, err := parse([]string{"serve"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Serve.Listener.Port != 6632 || c.Serve.UseSSL || c.Serve.Password != "" {
+		t.Errorf("port %d, ssl %v, password %q", c.Serve.Listener.Port, c.Serve.UseSSL, c.Serve.Password)
+	}
+}
+
+func TestAFlagWinsOverTheEnvironment(t *testing.T) {
+	t.Setenv("PORT", "1")
+	t.Setenv("PG_DB", "a")
+	c, _, err := parse([]string{"--port", "2", "--dev"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Serve.Listener.Port != 2 || c.Serve.Name != "a" || !c.Serve.Logs.Dev {
+		t.Errorf("%+v", c.Serve)
+	}
+}
+
+func TestQueensNamesSayWherePostgreSQLIs(t *testing.T) {
+	f := func(want string, d Database) {
+		t.Helper()
+		if got := d.ConnString(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	d := Database{Host: "h", Port: 1, Name: "n", User: "u", Password: `it's \`, Reject: true}
+	f(`host='h' port='1' dbname='n' user='u' password='it\'s \\' sslmode='disable'`, d)
+	d.UseSSL, d.Password = true, ""
+	f(`host='h' port='1' dbname='n' user='u' password='' sslmode='require'`, d)
+	d.Reject = false
+	f(`host='h' port='1' dbname='n' user='u' password='' sslmode='prefer'`, d)
+	d.URL = "postgres://x"
+	f("postgres://x", d)
+}
+
+func TestNamesThatMeanNothingHereAreListedOnce(t *testing.T) {
+	queens, unknown := ignored([]string{"DB_POOL_SIZE=1", "QUEEN_VEGAS_ALPHA=1", "PORT=1", "QUEEND_TYPO=1", "HOME=/", "QUEEND_PPROF=x", "DB_FAILOVER_MS=1", "DEFAULT_TTL=1", "QUEEN_PUSH_MAX_BATCH_SIZE=5"})
+	if !slices.Equal(queens, []string{"DB_POOL_SIZE", "DEFAULT_TTL", "QUEEN_VEGAS_ALPHA"}) || !slices.Equal(unknown, []string{"QUEEND_TYPO"}) {
+		t.Errorf("%v %v", queens, unknown)
+	}
+}

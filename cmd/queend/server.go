@@ -1,0 +1,456 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/rs/zerolog"
+
+	"github.com/queend/queend/pkg/api"
+	"github.com/queend/queend/pkg/asyncdb"
+	"github.com/queend/queend/pkg/httpparse"
+	"github.com/queend/queend/pkg/loop"
+	"github.com/queend/queend/pkg/metrics"
+	"github.com/queend/queend/pkg/pooldb"
+	"github.com/queend/queend/pkg/postgres"
+	"github.com/queend/queend/pkg/queue"
+	"github.com/queend/queend/pkg/schema"
+)
+
+// DrainTimeout is how long a stop waits for the answers that clients wait for.
+const DrainTimeout = 10 * time.Second
+
+// localDatabase is the database in the private PostgreSQL.
+const localDatabase = "queend"
+
+// server is everything that runs. Its parts are made by start in the order of the
+// fields, and ended by stop in reverse.
+type server struct {
+	config  *ServeCommand
+	log     zerolog.Logger
+	local   *postgres.Server // nil without --local-postgres
+	loops   *loop.Server
+	routers []*api.Router // one per loop
+	set     *metrics.Set
+
+	database atomic.Pointer[asyncdb.Database] // nil until the schema is known
+	pool     atomic.Pointer[pooldb.Pool]
+	stores   []*asyncdb.Store // one per loop, once there is a database
+}
+
+// serve runs the server until ctx ends.
+func serve(ctx context.Context, c *ServeCommand) error {
+	if err := refused(os.Getenv); err != nil {
+		return err
+	}
+	s := &server{config: c, log: newLog(c)}
+	s.greet()
+	err := s.start(ctx)
+	if err == nil {
+		<-ctx.Done()
+	}
+	s.log.Info().Msg("stopping: answering what is in flight")
+	s.stop()
+	if errors.Is(err, errStopped) {
+		return nil
+	}
+	return err
+}
+
+// greet says what runs and what was set in vain.
+func (s *server) greet() {
+	c := s.config
+	s.log.Info().Str("version", versionText()).Str("worker", c.Listener.WorkerID).Int("loops", c.Loops()).Int("pid", os.Getpid()).Msg("queend starts")
+	if n := int(c.Listener.Workers); n > c.Loops() {
+		s.log.Info().Int("asked", n).Int("loops", c.Loops()).Msg("fewer loops than NUM_WORKERS: more than one a core would only make the batches smaller")
+	}
+	queens, unknown := ignored(os.Environ())
+	if len(queens) > 0 {
+		s.log.Info().Strs("names", queens).Msg("these settings mean nothing here and are ignored")
+	}
+	if len(unknown) > 0 {
+		s.log.Warn().Strs("names", unknown).Msg("no setting has these names; see queend --help")
+	}
+	if ip := net.ParseIP(c.Listener.Host); c.Listener.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		s.log.Warn().Str("host", c.Listener.Host).Msg("anyone who reaches this address may push: there is no authentication; listen on 127.0.0.1 or put a proxy in front")
+	}
+}
+
+func (s *server) start(ctx context.Context) error {
+	if err := s.startLocal(ctx); err != nil {
+		return err
+	}
+	if err := s.startLoops(); err != nil {
+		return err
+	}
+	if err := s.startProfiles(ctx); err != nil {
+		return err
+	}
+	conn, err := s.connection()
+	if err != nil {
+		return err
+	}
+	jsonb, err := s.migrate(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := s.open(conn, jsonb); err != nil {
+		return err
+	}
+	if err := s.connected(ctx); err != nil {
+		return err
+	}
+	s.ready(ctx)
+	return nil
+}
+
+// startLocal starts the private PostgreSQL, if one is asked for.
+func (s *server) startLocal(ctx context.Context) error {
+	if !s.config.Local.Postgres {
+		return nil
+	}
+	dir, err := s.config.DataDir()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("cannot make the data directory: %w", err)
+	}
+	s.log.Info().Str("dir", dir).Msg("starting a private PostgreSQL")
+	s.local, err = postgres.Start(ctx, postgres.Options{Dir: dir, Log: func(sentence string) { s.log.Info().Msg("PostgreSQL: " + sentence) }})
+	if err != nil {
+		return err
+	}
+	return s.local.CreateDatabase(ctx, localDatabase)
+}
+
+// startLoops binds the port and starts the loops with a router each. From here
+// on requests are answered; pushes with 503 until open.
+func (s *server) startLoops() error {
+	c := s.config
+	limits := httpparse.DefaultLimits()
+	limits.HeaderBytesMax = int(c.Listener.Header)
+	limits.BodyBytesMax = int64(c.Listener.Body)
+	var err error
+	s.loops, err = loop.New(loop.Options{
+		Handler: func(x *loop.Exchange) { s.routers[x.Loop().Index()].Serve(x) },
+		Loops:   c.Loops(), Header: api.CommonHeader, Limits: limits, Log: s.log,
+		HandOver: bool(c.Listener.HandOver), ConnsMax: int(c.Listener.Connections), IdleTimeout: c.Listener.Idle.Duration(),
+	})
+	if err != nil {
+		return err
+	}
+	for _, l := range s.loops.Loops() {
+		s.routers = append(s.routers, api.NewRouter(s.services(l)))
+	}
+	s.set = metrics.NewSet()
+	s.set.Gauge("queend_build_info", "Always 1; which queend this is.", func() float64 { return 1 }, "version", versionText(), "worker", c.Listener.WorkerID)
+	api.Export(s.set, s.routers)
+	exportLoops(s.set, s.loops)
+	exportDatabase(s.set, &s.database, func() []*asyncdb.Store { return s.stores })
+	s.set.Seal()
+	if err := s.loops.Listen(c.Address()); err != nil {
+		return err
+	}
+	if err := s.loops.Start(); err != nil {
+		return err
+	}
+	s.log.Info().Stringer("address", s.loops.Addr()).Msg("listening")
+	return nil
+}
+
+// services is what the router of one loop is given.
+func (s *server) services(l *loop.Loop) api.Services {
+	services := api.Services{
+		Now: l.Now,
+		Offload: func(work func() []byte, then func([]byte)) {
+			go func() {
+				result := work()
+				l.Post(func() { then(result) })
+			}()
+		},
+		Deadline: s.config.Statements.Failover.Duration(),
+		Database: func() bool {
+			db := s.database.Load()
+			return db != nil && db.Health().OK()
+		},
+		Metrics: func() ([]byte, error) {
+			text, err := s.set.Exposition()
+			if err != nil {
+				s.log.Error().Err(err).Msg("cannot expose metrics")
+			}
+			return text, err
+		},
+		Version:  versionText(),
+		WorkerID: l.Index(),
+	}
+	if s.log.GetLevel() <= zerolog.DebugLevel {
+		services.Timing = s.logTiming
+	}
+	return services
+}
+
+func (s *server) logTiming(t api.PushTiming) {
+	s.log.Debug().Bytes("request", t.RequestID).Int("items", t.Items).Int("status", t.Status).
+		Dur("parse", t.Parse).Dur("wait", t.Wait).Dur("database", t.Database).Dur("total", t.Total).Msg("push")
+}
+
+// startProfiles serves Go's profiles, if asked to, on a loopback address.
+func (s *server) startProfiles(ctx context.Context) error {
+	if s.config.Logs.Pprof == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", s.config.Logs.Pprof)
+	if err != nil {
+		return fmt.Errorf("cannot serve profiles: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	profiles := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = profiles.Serve(listener) }()
+	context.AfterFunc(ctx, func() { _ = profiles.Close() })
+	s.log.Info().Stringer("address", listener.Addr()).Msg("serving profiles under /debug/pprof/")
+	return nil
+}
+
+// connection is where PostgreSQL is. Its password is in it: not for logs.
+func (s *server) connection() (*pgconn.Config, error) {
+	text := s.config.ConnString()
+	if s.local != nil {
+		text = s.local.ConnString(localDatabase)
+	}
+	conn, err := pgconn.ParseConfig(text)
+	if err != nil {
+		// pgconn's error leaves the password out.
+		return nil, fmt.Errorf("cannot read where PostgreSQL is: %w", err)
+	}
+	if conn.ConnectTimeout == 0 {
+		conn.ConnectTimeout = s.config.Connect.Duration()
+	}
+	return conn, nil
+}
+
+// migrate brings the schema up to date, as soon as PostgreSQL answers, and tells
+// whether payloads are jsonb.
+func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, err error) {
+	started, last := time.Now(), ""
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		report, err := schema.Migrate(ctx, conn, s.logProgress)
+		if err == nil {
+			s.log.Info().Bool("fresh", report.Fresh).Int("steps", report.Steps).Dur("took", time.Since(started)).
+				Str("payload", report.Layout.Payload).Msg("the schema is up to date")
+			return report.Layout.JSONB(), nil
+		}
+		if ctx.Err() != nil {
+			return false, errStopped
+		}
+		if err.Error() != last {
+			last = err.Error()
+			s.log.Error().Err(err).Msg("the database is not ready; pushes hear 503, trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
+		}
+		select {
+		case <-ctx.Done():
+			return false, errStopped
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (s *server) logProgress(p schema.Progress) {
+	event := s.log.Info()
+	if p.Warn {
+		event = s.log.Warn()
+	}
+	event.Dur("took", p.Took).Msg("schema: " + p.String())
+}
+
+// open makes the stores and gives them to the routers: pushes are taken.
+func (s *server) open(conn *pgconn.Config, jsonb bool) error {
+	c := s.config
+	domain := &queue.Config{PayloadJSONB: jsonb, Warn: func(name string) {
+		s.log.Warn().Str("queue", clip(name)).Msg("the queue is to be encrypted and there is no QUEEN_ENCRYPTION_KEY: its messages are stored as they are")
+	}}
+	if c.Statements.Key != "" {
+		sealer, err := queue.NewSealer(c.Statements.Key)
+		if err != nil {
+			return err
+		}
+		domain.Sealer = sealer
+	}
+	loops := s.loops.Loops()
+	db, err := asyncdb.Open(asyncdb.Config{
+		Conn: conn, FailoverTimeout: c.Statements.Failover.Duration(), ConnectTimeout: conn.ConnectTimeout,
+		StatementTimeout: below(c.Statements.Statement, c.Statements.Failover, 2), LockTimeout: below(c.Statements.Lock, c.Statements.Failover, 4),
+		IdleInTransactionTimeout: min(c.Statements.Idle.Duration(), c.Statements.Failover.Duration()*3/4),
+		KeepaliveIdle:            time.Duration(c.Statements.KeepIdle) * time.Second, KeepaliveInterval: time.Duration(c.Statements.KeepEvery) * time.Second,
+		KeepaliveCount: int(c.Statements.KeepCount), UserTimeout: c.Statements.TCPTimeout.Duration(),
+		Limits: asyncdb.Limits{BacklogBytesMax: int(c.Statements.Backlog) / len(loops), BatchRowsMax: int(c.Statements.RowsMax)},
+		Log:    s.log,
+	})
+	if err != nil {
+		return err
+	}
+	milliseconds := func(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
+	pool, err := pooldb.Open(pooldb.Options{
+		Conn: conn, Workers: int(c.Statements.LegacyPool), WaitingBytesMax: int(c.Statements.Backlog), Now: loops[0].Now,
+		Parameters: map[string]string{
+			"timezone": "UTC", "application_name": "queend-legacy",
+			"statement_timeout": milliseconds(below(c.Statements.Statement, c.Statements.Failover, 2)),
+			"lock_timeout":      milliseconds(below(c.Statements.Lock, c.Statements.Failover, 4)),
+		},
+		NewBatch: func() *queue.Batch { return queue.NewBatch(domain, queue.NewHints(0, 0)) },
+	})
+	if err != nil {
+		return err
+	}
+	s.pool.Store(pool)
+	for i, l := range loops {
+		hints := queue.NewHints(0, 0)
+		s.stores = append(s.stores, db.Store(asyncdb.Services{
+			Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
+			After: func(d time.Duration, f func()) { l.After(d, f) },
+		}, func() asyncdb.Batch { return queue.NewBatch(domain, hints) }))
+		stores := api.Stores{
+			Push: s.stores[i], PushLegacy: pool.Store(l.Post), Config: domain,
+			IDs: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
+		}
+		l.Post(func() { s.routers[i].Open(stores) })
+	}
+	s.database.Store(db)
+	return nil
+}
+
+// connected waits until every loop has its connection: only then is the start
+// complete.
+func (s *server) connected(ctx context.Context) error {
+	for !s.database.Load().Health().OK() {
+		select {
+		case <-ctx.Done():
+			return errStopped
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// below is a time-out that was set, or a share of the one deadline if that is
+// shorter.
+func below(set, failover Millis, share int) time.Duration {
+	return min(set.Duration(), failover.Duration()/time.Duration(share))
+}
+
+// clip bounds what of a client's text goes into the log.
+func clip(text string) string {
+	if len(text) > 256 {
+		return text[:256] + "…"
+	}
+	return text
+}
+
+// ready tells systemd, and a person.
+func (s *server) ready(ctx context.Context) {
+	s.log.Info().Stringer("address", s.loops.Addr()).Str("database", s.where()).Msg("ready: pushes are stored")
+	if s.local != nil {
+		fmt.Printf(`
+queend is ready. Push a message:
+
+  curl -X POST http://%s/api/v1/push -H 'Content-Type: application/json' -d '{"items":[{"queue":"orders","payload":{"n":1}}]}'
+
+Look at it:
+
+  psql -h %s -p %d -U %s -d %s -c 'SELECT transaction_id, payload, created_at FROM queen.messages'
+
+`, s.loops.Addr(), s.local.SocketDir(), s.local.Port(), postgres.User, localDatabase)
+	}
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		s.log.Warn().Err(err).Msg("cannot tell systemd that the start is complete")
+	}
+	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
+		go s.watchdog(ctx, every/3)
+	}
+}
+
+func (s *server) where() string {
+	if s.local != nil {
+		return "private, in " + s.local.Dir()
+	}
+	return s.config.Where()
+}
+
+// watchdog tells systemd that the loops turn: each must run a posted function
+// before the next sign of life.
+func (s *server) watchdog(ctx context.Context, every time.Duration) {
+	for {
+		var turned sync.WaitGroup
+		for _, l := range s.loops.Loops() {
+			turned.Add(1)
+			l.Post(turned.Done)
+		}
+		all := make(chan struct{})
+		go func() {
+			turned.Wait()
+			close(all)
+		}()
+		select {
+		case <-all:
+			_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(every):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// stop ends what was started, in reverse. A second signal ends the waiting.
+func (s *server) stop() {
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
+	defer cancel()
+	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer release()
+	if s.loops != nil {
+		if err := s.loops.Drain(ctx); err != nil {
+			s.log.Warn().Err(err).Msg("some clients did not get their answer in time")
+		}
+		var all sync.WaitGroup
+		for _, store := range s.stores {
+			all.Go(func() {
+				if err := store.Close(ctx); err != nil {
+					s.log.Warn().Err(err).Msg("a connection to PostgreSQL did not end in time")
+				}
+			})
+		}
+		all.Wait()
+		if pool := s.pool.Load(); pool != nil {
+			pool.Close()
+		}
+		if err := s.loops.Shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.Warn().Err(err).Msg("the loops did not end in time")
+		}
+	}
+	if s.local != nil {
+		if err := s.local.Stop(); err != nil {
+			s.log.Error().Err(err).Msg("cannot stop the private PostgreSQL")
+		}
+	}
+	s.log.Info().Msg("stopped")
+}
