@@ -151,6 +151,9 @@ func (b *Batch) Add(op *Op) {
 	b.groups[0].hi++
 	b.rows += len(op.Items)
 	b.bytes += op.Cost
+	for i := range op.Items {
+		op.Items[i].at = nil // another batch's, if the op was in one
+	}
 }
 
 // Ops returns the ops of the batch in the order they were added, without those that
@@ -175,7 +178,10 @@ func (b *Batch) Bytes() int { return b.bytes }
 // its results are in its items or in its Fault. Calling it twice without sending is
 // harmless.
 func (b *Batch) Step(now time.Duration) []Statement {
-	b.begun = true
+	if !b.begun {
+		b.begun = true
+		b.h.trim()
+	}
 	for len(b.groups) > 0 {
 		g := &b.groups[len(b.groups)-1]
 		b.collect(g)
@@ -256,7 +262,10 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 	case ClassData:
 		b.refuse(g, Fault{Invalid, err.Message}, true)
 	case ClassRetry, ClassUnknown:
-		b.unknown = b.unknown || class == ClassUnknown
+		if class == ClassUnknown {
+			b.unknown = true
+			g.winners = g.winners || kind == pushStep
+		}
 		if v.After = b.retry(g, now, err); v.After > 0 {
 			v.Action = Wait
 		}
@@ -276,6 +285,9 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 // the same ids, for another connection: what the first try has stored is found by its
 // id and answered `queued`.
 func (b *Batch) Unknown() {
+	if b.kind == pushStep {
+		b.groups[len(b.groups)-1].winners = true
+	}
 	b.kind = noStep
 	b.unknown = true
 }

@@ -17,8 +17,8 @@ type Hints struct {
 	scratch    []byte
 }
 
-// hint is one partition. Batches hold pointers to hints, so it may be used after it
-// was forgotten here.
+// hint is one partition. Items hold pointers to hints while their batch runs, so it may
+// be used after it was forgotten here.
 type hint struct {
 	queue, partition string
 	known            bool // id and encrypted are what PostgreSQL said last
@@ -73,15 +73,22 @@ func (h *Hints) get(queue, partition []byte) *hint {
 	} else {
 		delete(h.old, name)
 	}
-	if len(h.young) >= h.entriesMax || h.bytes+len(name) > h.bytesMax {
-		h.old, h.young, h.bytes = h.young, make(map[string]*hint), 0
-	}
 	h.young[name] = e
 	h.bytes += len(name)
 	return e
 }
 
-// mark returns a number that was not given before.
+// trim keeps the bounds. It is called when a batch begins and not while it runs, so that
+// all items of a batch that go to one partition have the same hint: what is learnt
+// about it is learnt for all of them. So a batch may go beyond the bounds by what it
+// holds itself.
+func (h *Hints) trim() {
+	if len(h.young) >= h.entriesMax || h.bytes >= h.bytesMax {
+		h.old, h.young, h.bytes = h.young, make(map[string]*hint), 0
+	}
+}
+
+// nextMark returns a number that was not given before.
 func (h *Hints) nextMark() uint64 {
 	h.marks++
 	return h.marks

@@ -38,9 +38,8 @@ type row struct {
 	at        *hint
 	entry     int32
 	item      int32
-	first     UUID // dups: the id of the row that it repeats
-	winner    UUID // winners: the id that is there already
-	won       bool
+	other     UUID // in a push, a duplicate's first row; asking for winners, the id that is there already
+	won       bool // there is one
 }
 
 // head is a partition and what a push changes of it.
@@ -144,11 +143,14 @@ func (b *Batch) look(i int, mark uint64) (pending int) {
 			continue
 		}
 		pending++
-		// Mostly all items of a request go to one partition.
-		if at == nil || string(it.Queue) != at.queue || string(it.Partition) != at.partition {
-			at = b.h.get(it.Queue, it.Partition)
+		if it.at == nil {
+			// Mostly all items of a request go to one partition.
+			if at == nil || string(it.Queue) != at.queue || string(it.Partition) != at.partition {
+				at = b.h.get(it.Queue, it.Partition)
+			}
+			it.at = at
 		}
-		it.at = at
+		at = it.at
 		switch {
 		case !at.known:
 			if at.mark != mark {
@@ -181,7 +183,7 @@ func (b *Batch) takeRows(i int) {
 		// A transaction id that we made is in no other item.
 		if it.GivenTransaction {
 			if first := b.repeats(&r, it.TransactionID); first != nil {
-				r.first = first.id
+				r.other = first.id
 				g.dups = append(g.dups, r)
 				continue
 			}
@@ -342,7 +344,7 @@ func (b *Batch) winnersRow(values [][]byte) {
 	} else {
 		i -= len(g.rows)
 	}
-	(*r)[i].won, (*r)[i].winner = true, uuidColumn(values[1])
+	(*r)[i].won, (*r)[i].other = true, uuidColumn(values[1])
 }
 
 // winnersFound: what is there already is decided, the rest can be pushed.
@@ -359,8 +361,8 @@ func (b *Batch) winnersFound(g *group) {
 			if it == nil {
 				continue
 			}
-			it.WinnerID = r.winner
-			if r.winner == it.ID {
+			it.WinnerID = r.other
+			if r.other == it.ID {
 				// Our own earlier try, whose answer was lost, was committed.
 				it.Status, it.PartitionID = Queued, r.partition
 			} else {
@@ -522,7 +524,7 @@ func (b *Batch) pushed(g *group) {
 	for i := range b.gather.dups {
 		r := &b.gather.dups[i]
 		if it := b.itemOf(r); it != nil {
-			it.Status, it.WinnerID = Duplicate, r.first
+			it.Status, it.WinnerID = Duplicate, r.other
 		}
 	}
 }
