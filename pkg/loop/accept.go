@@ -71,27 +71,61 @@ func (a *acceptor) run(s *Server) {
 	defer entering.waitAll()
 	farewells := newFarewells(s)
 	defer farewells.wait()
-	pause := backOff{server: s}
+	outage := backOff{server: s}
 	for turn := 0; ; turn++ {
+		if outage.failures > 0 && !areFilesFree() {
+			outage.failed(unix.EMFILE) // do not take a client that cannot be kept
+			if !s.isStopping() {
+				continue
+			}
+		}
 		nc, err := a.listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return
-		}
-		if err != nil {
+		case err != nil:
 			entering.waitAll() // their duplicates may be what is missing
-			pause.failed(err)
-			continue
-		}
-		pause.succeeded()
-		s.accepted.Add(1)
-		if s.conns.Load() >= int64(s.connsMax) {
+		case s.conns.Load() >= int64(s.connsMax):
+			s.accepted.Add(1)
 			s.refusals.Add(1)
 			farewells.say(nc)
-			continue
+		default:
+			s.accepted.Add(1)
+			s.conns.Add(1)
+			entering.add(nc, s.loops[turn%len(s.loops)])
+			if outage.failures > 0 {
+				entering.waitAll() // one at a time, until it works again
+			}
+			err, entering.err = entering.err, nil
 		}
-		s.conns.Add(1)
-		entering.add(nc, s.loops[turn%len(s.loops)])
+		if err != nil {
+			outage.failed(err)
+		} else {
+			outage.succeeded()
+		}
 	}
+}
+
+func (s *Server) isStopping() bool {
+	select {
+	case <-s.stopAccepting:
+		return true
+	default:
+		return false
+	}
+}
+
+// areFilesFree says whether there are descriptors for one more client: the accepted
+// one, and the duplicate that gnet makes before it closes that.
+func areFilesFree() bool {
+	for range 2 {
+		fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return false
+		}
+		defer unix.Close(fd)
+	}
+	return true
 }
 
 // entering are clients on their way into a loop. gnet duplicates their descriptor in a
@@ -99,6 +133,7 @@ func (a *acceptor) run(s *Server) {
 type entering struct {
 	server *Server
 	line   []entry
+	err    error // the last failure, for the acceptor
 }
 
 type entry struct {
@@ -144,11 +179,14 @@ func (e *entering) done(c *conn, err error) {
 	if err == nil && c.wasOpened {
 		return
 	}
-	s := e.server
-	s.acceptErrors.Add(1)
-	s.log.Warn().Err(err).Msg("a client that was accepted could not be enrolled")
-	s.left()
+	if err == nil {
+		err = errNotPolled
+	}
+	e.err = fmt.Errorf("a client was accepted and could not be enrolled: %w", err)
+	e.server.left()
 }
+
+var errNotPolled = errors.New("the loop could not poll the socket")
 
 // backOff waits after a failure, longer each time, and logs an outage as two lines.
 type backOff struct {
@@ -168,7 +206,7 @@ func (b *backOff) failed(err error) {
 		return // the client gave up in the queue: accept(2)
 	}
 	if b.failures == 0 {
-		b.server.log.Error().Err(err).Msg("cannot accept clients; they wait until it works again")
+		b.server.log.Error().Err(err).Msg("cannot accept clients, they have to wait")
 	}
 	b.failures++
 	b.pause = min(max(2*b.pause, acceptPauseMin), acceptPauseMax)

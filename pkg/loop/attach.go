@@ -67,7 +67,7 @@ func (l *Loop) enrollGuest(nc net.Conn, g *guest) {
 		err := enrollment.wait()
 		l.Post(func() {
 			if err == nil && !g.came {
-				err = errors.New("the loop could not poll the socket")
+				err = errNotPolled
 			}
 			if err != nil {
 				g.end(err)

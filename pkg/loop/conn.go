@@ -481,7 +481,7 @@ func (c *conn) timeOut() {
 	case c.phase == closed:
 	case c.full:
 		l.count.timeouts[timeoutWrite].Add(1)
-		c.close()
+		c.abort()
 	case c.phase == head:
 		l.count.timeouts[timeoutHead].Add(1)
 		c.refuse(408, "the head of the request took too long")
@@ -492,6 +492,15 @@ func (c *conn) timeOut() {
 		if c.phase == idle {
 			l.count.timeouts[timeoutIdle].Add(1)
 		}
+		c.close()
+	}
+}
+
+// abort ends the connection of a client that does not read, with a reset: else the
+// kernel would keep what it does not read, megabytes, for minutes.
+func (c *conn) abort() {
+	if c.phase != closed {
+		_ = unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0})
 		c.close()
 	}
 }

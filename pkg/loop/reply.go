@@ -34,7 +34,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 	}
 	if !c.hasRoom() {
 		l.count.readersClosed.Add(1)
-		c.close()
+		c.abort()
 		x.release()
 		return
 	}

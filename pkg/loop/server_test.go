@@ -103,6 +103,9 @@ func (b *bench) stop() {
 
 func (b *bench) handle(x *Exchange) {
 	r := x.Request()
+	if bytes.Contains(r.Query, []byte("narrow")) { // the kernel shall take little
+		_ = unix.SetsockoptInt(x.conn.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4096)
+	}
 	switch path := string(r.Path); path {
 	case "/hold": // until the test replies
 		id := string(x.RequestID())
@@ -127,6 +130,8 @@ func (b *bench) handle(x *Exchange) {
 		x.Reply(304, nil, []byte("never sent"), false)
 	case "/header":
 		x.Reply(200, []byte("Content-Type: text/plain\r\nX-More: 1\r\n"), []byte("ok"), false)
+	case "/kilo":
+		x.Reply(200, nil, bytes.Repeat([]byte("k"), 256<<10), false)
 	case "/mega":
 		x.Reply(200, nil, bytes.Repeat([]byte("m"), 1<<20), false)
 	default: // echo the body, or the path
