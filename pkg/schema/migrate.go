@@ -26,6 +26,10 @@ const (
 	// lock is asked for again.
 	PauseMsMax = 600
 
+	// BatchRowsMax is about how many rows a batch of a take-over writes: small
+	// enough that a push waits well below a second for the head of its partition.
+	BatchRowsMax = 2000
+
 	// waitNoticeEvery is how often a step that waits for others says so.
 	waitNoticeEvery = 10 * time.Second
 
@@ -104,6 +108,8 @@ type migrator struct {
 	report Report
 	script []migration
 
+	batchRows int // BatchRowsMax, less in tests
+
 	state   state
 	notices []string // texts of NOTICE and above since the last statement
 
@@ -121,7 +127,6 @@ type state struct {
 	records       bool // queen.queend_migrations is there
 	applied       map[[2]int]record
 	bodies        map[string]string // function name → prosrc of its signature
-	ambiguous     bool              // another function answers to the same call
 	newest        int
 }
 
@@ -133,7 +138,7 @@ type record struct {
 }
 
 func open(ctx context.Context, config *pgconn.Config, log func(Progress)) (*migrator, error) {
-	m := &migrator{config: config.Copy(), log: log, script: migrations}
+	m := &migrator{config: config.Copy(), log: log, script: migrations, batchRows: BatchRowsMax}
 	if m.log == nil {
 		m.log = func(Progress) {}
 	}
@@ -207,34 +212,32 @@ func (m *migrator) migrate(ctx context.Context) error {
 	return err
 }
 
-// look reads the whole state in one statement after the other; none locks.
+// look reads the whole state; nothing of it locks.
 func (m *migrator) look(ctx context.Context) error {
 	results, err := m.exec(ctx, `SELECT current_setting('server_version_num')::int,
 		pg_is_in_recovery() OR current_setting('default_transaction_read_only')::boolean,
 		to_regnamespace('queen') IS NOT NULL, to_regclass('queen.messages') IS NOT NULL,
-		to_regclass('queen.queend_migrations') IS NOT NULL`)
+		to_regclass('queen.queend_migrations') IS NOT NULL; `+installedFunctions)
 	if err != nil {
 		return fmt.Errorf("cannot read the schema's state: %w", err)
 	}
 	row := results[0].Rows[0]
-	m.state = state{standby: isTrue(row[1]), schema: isTrue(row[2]), tables: isTrue(row[3]), records: isTrue(row[4]),
-		applied: map[[2]int]record{}, bodies: map[string]string{}}
+	m.state = state{standby: isTrue(row[1]), schema: isTrue(row[2]), tables: isTrue(row[3]), records: isTrue(row[4]), applied: map[[2]int]record{}}
 	m.state.serverVersion, _ = strconv.Atoi(string(row[0]))
-	if m.state.records {
-		results, err = m.exec(ctx, `SELECT number, step, name, checksum, coalesce(position, ''), rows, applied_at IS NOT NULL FROM queen.queend_migrations`)
-		if err != nil {
-			return explain(fmt.Errorf("cannot read queen.queend_migrations: %w", err), "SELECT on table queen.queend_migrations and USAGE on schema queen")
-		}
-		for _, row := range results[0].Rows {
-			number, _ := strconv.Atoi(string(row[0]))
-			step, _ := strconv.Atoi(string(row[1]))
-			rows, _ := strconv.ParseInt(string(row[5]), 10, 64)
-			m.state.applied[[2]int{number, step}] = record{name: string(row[2]), checksum: string(row[3]), position: string(row[4]), rows: rows, done: isTrue(row[6])}
-			m.state.newest = max(m.state.newest, number)
-		}
+	m.state.setBodies(results[1])
+	if !m.state.records {
+		return nil
 	}
-	if m.state.schema {
-		return m.lookAtFunctions(ctx)
+	results, err = m.exec(ctx, `SELECT number, step, name, checksum, coalesce(position, ''), rows, applied_at IS NOT NULL FROM queen.queend_migrations`)
+	if err != nil {
+		return explain(fmt.Errorf("cannot read queen.queend_migrations: %w", err), "SELECT on table queen.queend_migrations and USAGE on schema queen")
+	}
+	for _, row := range results[0].Rows {
+		number, _ := strconv.Atoi(string(row[0]))
+		step, _ := strconv.Atoi(string(row[1]))
+		rows, _ := strconv.ParseInt(string(row[5]), 10, 64)
+		m.state.applied[[2]int{number, step}] = record{name: string(row[2]), checksum: string(row[3]), position: string(row[4]), rows: rows, done: isTrue(row[6])}
+		m.state.newest = max(m.state.newest, number)
 	}
 	return nil
 }
@@ -472,12 +475,148 @@ func (m *migrator) together(ctx context.Context, file migration, s step) (ran bo
 	return true, m.commit(ctx, strings.TrimSuffix(s.sql, ";")+";\n"+recordDone(file, s))
 }
 
+// concurrently runs a step that is one CREATE INDEX CONCURRENTLY. It cannot be
+// in a transaction with its record, so its result is looked at instead: an
+// index that is there and valid ends the step, one that is invalid was left by
+// somebody who died, and is dropped once nobody can be building it.
 func (m *migrator) concurrently(ctx context.Context, file migration, s step) (ran bool, err error) {
-	return false, errors.New("TODO")
+	w := waiting{m: m, step: s.String(), began: time.Now()}
+	for {
+		results, err := m.locked(ctx, s.String(), isDone(s)+"; "+needed(s)+"; "+indexInvalid(s))
+		if err != nil {
+			return ran, err
+		}
+		if len(results[0].Rows) > 0 {
+			return ran, m.commit(ctx, "")
+		}
+		if !isTrue(results[1].Rows[0][0]) {
+			return ran, m.commit(ctx, recordDone(file, s))
+		}
+		if len(results[2].Rows) > 0 {
+			if !isTrue(results[2].Rows[0][0]) {
+				return ran, fmt.Errorf("index queen.%s is there, but it is not the index that is needed", s.index)
+			}
+			if err := m.dropInvalid(ctx, s); err != nil {
+				return ran, err
+			}
+			continue
+		}
+		if err := m.commit(ctx, ""); err != nil {
+			return ran, err
+		}
+		busy, err := m.buildable(ctx, s)
+		if err != nil {
+			return ran, err
+		}
+		if busy {
+			if err := w.pause(ctx, "waits for an index build or a vacuum of the table"); err != nil {
+				return ran, err
+			}
+			continue
+		}
+		m.log(Progress{Step: s.String(), Text: "builds index " + s.index + "; on a big table this takes long, writers go on meanwhile"})
+		ran = true
+		_, err = m.exec(ctx, s.sql)
+		var pg *pgconn.PgError
+		switch {
+		case errors.As(err, &pg) && pg.Code == "42P07": // somebody else was quicker
+		case errors.As(err, &pg) && pg.Code == "57014" && ctx.Err() == nil:
+			return ran, fmt.Errorf("%w; a statement_timeout is set for this role or database: ALTER ROLE … SET statement_timeout = 0 while migrating", err)
+		case err != nil:
+			return ran, err
+		}
+	}
 }
 
+// indexInvalid finds the step's index by its name and says whether it is invalid.
+func indexInvalid(s step) string {
+	return fmt.Sprintf("SELECT NOT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass('queen.%s')", s.index)
+}
+
+// dropInvalid drops the step's index in the open transaction. A builder holds
+// SHARE UPDATE EXCLUSIVE from beginning to end, so whoever has that lock and
+// still finds the index invalid knows that nobody is at it. (A build whose client
+// died goes on in the server; then the lock is not to be had, and the wait ends
+// with a valid index.)
+func (m *migrator) dropInvalid(ctx context.Context, s step) error {
+	results, err := m.exec(ctx, fmt.Sprintf("LOCK TABLE queen.%s IN SHARE UPDATE EXCLUSIVE MODE; %s", s.table, indexInvalid(s)))
+	if err != nil {
+		return err
+	}
+	if rows := results[1].Rows; len(rows) == 0 || !isTrue(rows[0][0]) {
+		return m.commit(ctx, "")
+	}
+	m.log(Progress{Step: s.String(), Text: "index " + s.index + " was left half built; it is dropped and built again"})
+	return m.commit(ctx, "DROP INDEX queen."+s.index)
+}
+
+// buildable looks whether another session holds or waits for the lock that a
+// build takes: two builds on one table at the same time deadlock. (Autovacuum
+// holds it too, but steps back when it is waited for.) It also lifts the
+// time-outs of the session, unless the session is a pooler's and not ours to change:
+// there the pid that PostgreSQL gives differs from the one the connection began with.
+func (m *migrator) buildable(ctx context.Context, s step) (busy bool, err error) {
+	results, err := m.exec(ctx, fmt.Sprintf("SELECT pg_backend_pid(), EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)"+
+		" WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.relation = 'queen.%s'::regclass"+
+		" AND l.mode = 'ShareUpdateExclusiveLock' AND a.backend_type = 'client backend' AND pid <> pg_backend_pid())", s.table))
+	if err != nil {
+		return false, err
+	}
+	row := results[0].Rows[0]
+	if isTrue(row[1]) {
+		return true, nil
+	}
+	if string(row[0]) == strconv.FormatUint(uint64(m.conn.PID()), 10) {
+		_, err = m.exec(ctx, "SET statement_timeout = 0; SET lock_timeout = 0")
+	}
+	return false, err
+}
+
+// batches runs a batched step to its end.
 func (m *migrator) batches(ctx context.Context, file migration, s step, began time.Time) (ran bool, err error) {
-	return false, errors.New("TODO")
+	recorded := fmt.Sprintf("(SELECT position FROM queen.queend_migrations WHERE number = %d AND step = %d)", s.file, s.number)
+	before := isDone(s) + "; " + needed(s) + "; SELECT set_config('queend.position', coalesce(" + recorded + ", ''), true)," +
+		" set_config('queend.rows', '0', true), set_config('queend.done', '', true), set_config('queend.work', '" + strconv.Itoa(m.batchRows) + "', true)"
+	after := fmt.Sprintf(";\nINSERT INTO queen.queend_migrations AS r (number, step, name, title, checksum, position, rows, applied_at)"+
+		" VALUES (%d, %d, %s, %s, %s, current_setting('queend.position'), current_setting('queend.rows')::bigint,"+
+		" CASE WHEN current_setting('queend.done') = 'true' THEN clock_timestamp() END)"+
+		" ON CONFLICT (number, step) DO UPDATE SET position = excluded.position, rows = r.rows + excluded.rows, applied_at = excluded.applied_at, checksum = excluded.checksum"+
+		" RETURNING rows, applied_at IS NOT NULL, current_setting('queend.rows');\nCOMMIT",
+		s.file, s.number, quote(file.name), quote(s.title), quote(file.checksum))
+	told := began
+	for {
+		results, err := m.locked(ctx, s.String(), before)
+		if err != nil {
+			return ran, err
+		}
+		if len(results[0].Rows) > 0 {
+			return ran, m.commit(ctx, "")
+		}
+		if !isTrue(results[1].Rows[0][0]) {
+			return ran, m.commit(ctx, recordDone(file, s))
+		}
+		results, err = m.exec(ctx, strings.TrimSuffix(s.sql, ";")+after)
+		if err != nil {
+			return ran, err
+		}
+		ran = true
+		row := results[len(results)-2].Rows[0]
+		all, _ := strconv.ParseInt(string(row[0]), 10, 64)
+		now, _ := strconv.ParseInt(string(row[2]), 10, 64)
+		m.report.Rows += now
+		done := isTrue(row[1])
+		if (done && all > 0) || time.Since(told) > progressEvery {
+			told = time.Now()
+			text := "goes on"
+			if done {
+				text = "done"
+			}
+			m.log(Progress{Step: s.String(), Text: text, Rows: all, Took: time.Since(began)})
+		}
+		if done {
+			return ran, nil
+		}
+	}
 }
 
 // isDone finds a row when the step is recorded as done.
@@ -488,7 +627,7 @@ func isDone(s step) string {
 // needed is the step's guards in one boolean.
 func needed(s step) string {
 	var b strings.Builder
-	b.WriteString("SELECT true")
+	fmt.Fprintf(&b, "SELECT %t", !s.fresh)
 	for _, g := range s.guards {
 		b.WriteString(" AND (" + g + ")")
 	}

@@ -27,6 +27,7 @@ var migrations = readMigrations(migrationFiles, "migrations")
 //	-- unless index: table column, column…     … a valid index on exactly these is there
 //	-- unless unique index: table column, …    … a unique one
 //	-- when: SELECT …                          needed when this says true
+//	-- fresh:                                   only where the tables were just made
 //	-- concurrently: table index               its one statement is CREATE INDEX CONCURRENTLY
 //	-- batched:                                run again and again, each time a transaction, until it says done
 //
@@ -57,6 +58,7 @@ type step struct {
 	number    int    // 1, 2, … in its file
 	title     string
 	needs     string
+	fresh     bool     // only in a database that had no tables
 	guards    []string // SQL, each a boolean: the step is needed when all are true
 	mode      mode
 	table     string // concurrently: the table, without schema
@@ -151,7 +153,7 @@ func directive(line string) (key, value string, ok bool) {
 	}
 	key, value, ok = strings.Cut(rest, ":")
 	switch key {
-	case "step", "rows", "needs", "unless columns", "unless index", "unless unique index", "when", "concurrently", "batched":
+	case "step", "rows", "needs", "unless columns", "unless index", "unless unique index", "when", "fresh", "concurrently", "batched":
 		return key, strings.TrimSpace(value), ok
 	}
 	return "", "", false
@@ -168,6 +170,9 @@ func (s *step) set(key, value string) error {
 		return nil
 	case "batched":
 		s.mode = batched
+		return nil
+	case "fresh":
+		s.fresh = true
 		return nil
 	case "concurrently":
 		if len(words) != 2 {

@@ -153,10 +153,6 @@ CREATE TABLE IF NOT EXISTS queen.dead_letter_queue (
     producer_sub        text,
     PRIMARY KEY (partition_id, id)
 );
-CREATE INDEX IF NOT EXISTS dead_letter_queue_message_idx
-    ON queen.dead_letter_queue (partition_id, message_id, consumer_group);
-CREATE INDEX IF NOT EXISTS dead_letter_queue_failed_at_idx
-    ON queen.dead_letter_queue (failed_at);
 
 CREATE TABLE IF NOT EXISTS queen.messages_consumed (
     id                 uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -166,7 +162,6 @@ CREATE TABLE IF NOT EXISTS queen.messages_consumed (
     messages_failed    integer NOT NULL DEFAULT 0,
     acked_at           timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX IF NOT EXISTS messages_consumed_acked_at_idx ON queen.messages_consumed (acked_at);
 
 CREATE TABLE IF NOT EXISTS queen.retention_history (
     id               uuid NOT NULL DEFAULT gen_random_uuid(),
@@ -175,7 +170,6 @@ CREATE TABLE IF NOT EXISTS queen.retention_history (
     retention_type   varchar(50),
     executed_at      timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX IF NOT EXISTS retention_history_executed_at_idx ON queen.retention_history (executed_at);
 
 CREATE TABLE IF NOT EXISTS queen.system_state (
     key        text PRIMARY KEY,
@@ -194,23 +188,35 @@ CREATE TABLE IF NOT EXISTS queen.message_traces (
     worker_id      varchar(255),
     created_at     timestamptz DEFAULT now()
 );
-CREATE INDEX IF NOT EXISTS message_traces_message_idx
-    ON queen.message_traces (partition_id, transaction_id, created_at);
 
 CREATE TABLE IF NOT EXISTS queen.message_trace_names (
     trace_id   uuid NOT NULL REFERENCES queen.message_traces (id) ON DELETE CASCADE,
     trace_name varchar(255) NOT NULL,
     PRIMARY KEY (trace_id, trace_name)
 );
-CREATE INDEX IF NOT EXISTS message_trace_names_name_idx ON queen.message_trace_names (trace_name);
 
--- Partitions whose old messages are still without a number (data of a take-over,
--- empty otherwise): the message at (upto_created_at, upto_id) gets upto_seq, the
--- ones before it the numbers below.
+-- What a take-over still has to do (empty otherwise): in this partition the
+-- messages before (before_created_at, before_id) may lack their number. The
+-- newest of them gets seq, the next older one seq - 1, and so on; the oldest is
+-- expected at base_seq + 1.
 CREATE TABLE IF NOT EXISTS queen.unnumbered (
-    partition_id    uuid PRIMARY KEY REFERENCES queen.partitions (id) ON DELETE CASCADE,
-    upto_created_at timestamptz NOT NULL,
-    upto_id         uuid NOT NULL,
-    upto_seq        bigint NOT NULL,
-    base_seq        bigint NOT NULL
+    partition_id      uuid PRIMARY KEY REFERENCES queen.partitions (id) ON DELETE CASCADE,
+    before_created_at timestamptz NOT NULL,
+    before_id         uuid NOT NULL,
+    seq               bigint NOT NULL,
+    base_seq          bigint NOT NULL
 );
+
+-- step: indexes for what is read now and then
+-- needs: ownership of the tables in schema queen
+-- fresh:
+-- Queen's own tables have indexes for this, under other names.
+CREATE INDEX dead_letter_queue_message_idx
+    ON queen.dead_letter_queue (partition_id, message_id, consumer_group);
+CREATE INDEX dead_letter_queue_failed_at_idx
+    ON queen.dead_letter_queue (failed_at);
+CREATE INDEX messages_consumed_acked_at_idx ON queen.messages_consumed (acked_at);
+CREATE INDEX retention_history_executed_at_idx ON queen.retention_history (executed_at);
+CREATE INDEX message_traces_message_idx
+    ON queen.message_traces (partition_id, transaction_id, created_at);
+CREATE INDEX message_trace_names_name_idx ON queen.message_trace_names (trace_name);
