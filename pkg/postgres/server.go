@@ -270,6 +270,12 @@ func (s *Server) supervise(last *os.File, command ...string) (*run, error) {
 		return nil, fmt.Errorf("cannot make PostgreSQL's lifeline: %w", err)
 	}
 	defer theirs.Close()
+	script, err := scriptPipe()
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer script.Close()
 
 	sockets, throwaway := "", ""
 	if s.private {
@@ -278,7 +284,8 @@ func (s *Server) supervise(last *os.File, command ...string) (*run, error) {
 	if s.options.Throwaway {
 		throwaway = s.options.Dir
 	}
-	cmd := s.owner.command("/bin/sh", append([]string{"-c", supervise, "supervise", sockets, throwaway}, command...)...)
+	cmd := s.owner.command("/bin/sh", append([]string{"-s", "supervise", sockets, throwaway}, command...)...)
+	cmd.Stdin = script
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs, last}
 	if err := cmd.Start(); err != nil {
@@ -286,6 +293,23 @@ func (s *Server) supervise(last *os.File, command ...string) (*run, error) {
 		return nil, fmt.Errorf("cannot start %s: %w", command[0], err)
 	}
 	return &run{cmd: cmd, lifeline: ours}, nil
+}
+
+// scriptPipe is a pipe that holds the supervisor's script: on its command line the
+// script would fill the screen of whoever lists processes.
+func scriptPipe() (*os.File, error) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe for PostgreSQL's supervisor: %w", err)
+	}
+	defer write.Close()
+	// A pipe takes 64 KiB before it blocks (pipe(7)), or 4 KiB for a user who has
+	// very many: the script is shorter than both.
+	if _, err := write.WriteString(supervise); err != nil {
+		read.Close()
+		return nil, fmt.Errorf("cannot hand PostgreSQL's supervisor its script: %w", err)
+	}
+	return read, nil
 }
 
 // command is the postmaster's command line. Settings stand there since it wins

@@ -1,6 +1,6 @@
 # Keeps one PostgreSQL from outliving the process that started it.
 #
-#   sh -c "$(cat supervise.sh)" supervise SOCKETS THROWAWAY postgres argument…
+#   sh -s supervise SOCKETS THROWAWAY postgres argument… <supervise.sh
 #
 # fd 3 is the read end of the lifeline, whose only other end is held by the owner
 # (queend, or a test). A line "stop" asks for a stop. Its end without that line
@@ -14,9 +14,9 @@
 # Postgres is a child of this shell and is not reaped before the last line that
 # uses its pid, so no signal can reach a stranger.
 
-sockets=$1 throwaway=$2
-shift 2
-"$@" 3<&- &
+sockets=$2 throwaway=$3
+shift 3
+"$@" 3<&- </dev/null &
 pg=$!
 
 # The processes of this server, from /proc: a machine may lack pgrep.
