@@ -126,13 +126,13 @@ const flushBytes = 64 << 10
 // the rest, which begins with the first byte of the next one.
 func (c *conn) parse(buf []byte) (rest []byte) {
 	for c.phase < paused && len(buf) > 0 {
-		if c.isAtBound() {
-			c.phase = paused
-			return buf
-		}
-		if c.unsent() >= flushBytes {
+		if c.unsent() >= flushBytes && !c.full {
 			c.flush()
 			continue // it may be full now, or closed
+		}
+		if c.phase == idle && c.isAtBound() { // never within a request
+			c.phase = paused
+			return buf
 		}
 		event, n, err := c.parser.Next(buf)
 		switch event {
@@ -204,6 +204,9 @@ func (c *conn) serve() {
 	if x.state == free {
 		x.pool()
 	}
+	if cap(c.in) > bufferBytesKept {
+		c.parser.Reset(&l.server.options.Limits) // else it would hold on to a large body
+	}
 }
 
 // handle calls the handler. If it panics, its client hears 500, and its connection
@@ -269,22 +272,24 @@ func (c *conn) keep(data []byte) bool {
 		return true
 	}
 	l := c.loop
-	size := len(c.in) + len(data)
-	if c.in == nil && size <= bufferBytesMin {
+	if c.in == nil {
 		c.in = l.take()
 		l.inbound += cap(c.in)
 	}
-	if size > cap(c.in) {
+	size, room := len(c.in)+len(data), cap(c.in)
+	if size > room {
 		// Doubled, so that a length that is only claimed costs nothing, and not beyond
 		// the length that is claimed.
-		room := max(2*cap(c.in), size, bufferBytesMin)
+		room = max(2*room, size)
 		if need := c.parser.Need(); need > 0 {
 			room = max(min(room, need), size)
 		}
-		if l.inbound-cap(c.in)+room > l.server.options.InboundBytesMax {
-			c.refuse(503, "the server holds too many unfinished requests, try again in a second")
-			return false
-		}
+	}
+	if l.inbound-cap(c.in)+room > l.server.options.InboundBytesMax {
+		c.refuse(503, "the server holds too many unfinished requests, try again in a second")
+		return false
+	}
+	if room > cap(c.in) {
 		grown := append(make([]byte, 0, room), c.in...)
 		c.drop()
 		c.in = grown

@@ -689,6 +689,52 @@ func TestAPipelineIsBoundedAndGoesOnWhenItIsAnswered(t *testing.T) {
 	c.hears(200, "/a")
 }
 
+// A bound that is reached in the middle of a request does not stop that request.
+func TestARequestThatHasBegunIsReadToItsEnd(t *testing.T) {
+	b := newBench(t, Options{UnreadBytesMax: 1000, HeadTimeout: 200 * time.Millisecond})
+	l := b.Loops()[0]
+	c := b.dial()
+	c.send(get("/hold?narrow") + "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nx")
+	x := b.take()
+	eventually(t, "the body has begun", func() (begun bool) {
+		on(t, l, func() { begun = x.conn.phase == body })
+		return begun
+	})
+	k := x.conn
+	big := strings.Repeat("x", 800_000)
+	b.reply(x, 200, big)
+	eventually(t, "the kernel is full", func() (full bool) {
+		on(t, l, func() { full = k.full })
+		return full
+	})
+	for range 100 {
+		c.send(strings.Repeat("x", 999))
+		on(t, l, func() {
+			if k.phase != body && k.phase != idle {
+				t.Fatalf("phase %d", k.phase)
+			}
+		})
+	}
+	c.send(strings.Repeat("x", 99))
+	c.hears(200, big)
+	c.hears(200, big[:100_000])
+	c.send(get("/a"))
+	c.hears(200, "/a")
+}
+
+func TestALargeBodyIsLetGoWithItsRequest(t *testing.T) {
+	b := newBench(t, Options{})
+	l := b.Loops()[0]
+	c := b.dial()
+	c.send(post("/a", strings.Repeat("x", 200_000)))
+	c.answer()
+	on(t, l, func() {
+		if k := l.conns[0]; k.in != nil || k.parser.Request.Body != nil {
+			t.Errorf("%d bytes are kept", cap(k.in)+cap(k.parser.Request.Body))
+		}
+	})
+}
+
 func TestAHalfClosedClientsPipelineGoesOnToo(t *testing.T) {
 	b := newBench(t, Options{PipelineRequestsMax: 2})
 	c := b.dial()

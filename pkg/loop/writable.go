@@ -143,6 +143,10 @@ func (c *conn) nowWritable(broken bool) {
 		c.close() // its client is gone, nobody waits for the answer
 		return
 	}
+	if c.half {
+		// Told once and then forgotten: ask again for the end of its connection.
+		_ = c.loop.server.slow.watch(unix.EPOLL_CTL_MOD, c.fd, c.ticket, false)
+	}
 	c.full = false
 	c.touch()
 }
