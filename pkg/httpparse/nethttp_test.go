@@ -120,7 +120,10 @@ var differences = []difference{
 	{"refuses spaces in a name", "RFC 9112 §5.1; net/http keeps such a name as it is, unless the space is the last byte",
 		getWith("X y: a\r\n"), refusesWith(errNameSpace)},
 	{"refuses folded lines", "RFC 9112 §5.2 allows both",
-		getWith("X: a\r\n b\r\n"), refusesWith(errFolded)},
+		getWith("X: a\r\n b\r\n"), func(v verdict) bool { // or what is left of a line that is folded
+			folded := bytes.Contains(v.input, []byte("\n ")) || bytes.Contains(v.input, []byte("\n\t"))
+			return v.event == Failed && v.ref.err == nil && folded
+		}},
 	{"refuses a request without Host", "RFC 9112 §3.2; net/http's server does it after ReadRequest",
 		"GET / HTTP/1.1\r\n\r\n", refusesWith(errHostMissing)},
 	{"refuses an invalid host", "RFC 9112 §3.2; net/http's server does it after ReadRequest, less strictly",

@@ -116,6 +116,8 @@ func TestQueriesAreLookedUpByWholeKeys(t *testing.T) {
 	none("a=batch=5", "batch")
 	none("%62%zz=5", "b")
 	none("b%0=5", "b")
+	none("%6z=5", "\xff")
+	none("%z6=5", "\xf6")
 }
 
 // The reference is net/url, but for NUL, which is refused here, and for ; in a
