@@ -64,6 +64,7 @@ type step struct {
 	table     string // concurrently: the table, without schema
 	index     string // concurrently: the index
 	sql       string
+	header    string // the lines that say how it is run, for who reads
 }
 
 func readMigrations(files embed.FS, dir string) []migration {
@@ -120,12 +121,16 @@ func parseMigration(name, text string) (migration, error) {
 			}
 			m.steps = append(m.steps, step{migration: name, file: number, number: len(m.steps) + 1, title: value})
 			at, header = &m.steps[len(m.steps)-1], true
+			at.header = line
 		case isKey && key == "rows" && at == nil:
 			m.rows = true
 		case isKey && header:
 			if err := at.set(key, value); err != nil {
 				return m, err
 			}
+			at.header += line
+		case isKey && at != nil:
+			return m, fmt.Errorf("step %q: %q stands below its statement or a comment", at.title, key)
 		default:
 			header = false
 			body.WriteString(line)

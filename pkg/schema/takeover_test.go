@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -108,6 +110,76 @@ func TestQueensWritersGoOnWorkingOnATakenOverDatabase(t *testing.T) {
 		INSERT INTO queen.dead_letter_queue (message_id, partition_id, consumer_group, error_message) SELECT id, partition_id, 'g', 'no' FROM queen.messages WHERE transaction_id = 'back'`)
 	d.want(`SELECT count(*) FROM queen.queue_lag_metrics WHERE queue_name = 'back'`, "1")
 	d.want(`DELETE FROM queen.queues WHERE name = 'back'; SELECT (SELECT count(*) FROM queen.messages WHERE transaction_id = 'back'), (SELECT count(*) FROM queen.dead_letter_queue WHERE error_message = 'no')`, "0|0")
+}
+
+// exec runs a statement of the data path, with parameters as text.
+func exec(t testing.TB, conn *pgconn.PgConn, name string, params ...string) [][][]byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), hang)
+	defer cancel()
+	values := make([][]byte, len(params))
+	for i, p := range params {
+		values[i] = []byte(p)
+	}
+	r := conn.ExecParams(ctx, Statement(name), values, nil, nil, nil).Read()
+	if r.Err != nil {
+		t.Fatalf("%s: %v", name, r.Err)
+	}
+	return r.Rows
+}
+
+// pushOne stores one message by the statements of the HTTP push.
+func pushOne(t testing.TB, conn *pgconn.PgConn, insert, queue, partition, id, transaction string) {
+	t.Helper()
+	exec(t, conn, "push_queues", "{\""+queue+"\"}")
+	exec(t, conn, "push_partitions", "{\""+queue+"\"}", "{\""+partition+"\"}")
+	exec(t, conn, "push_heads", "{\""+queue+"\"}", "{\""+partition+"\"}")
+	at := string(exec(t, conn, "push_ids", "{\""+queue+"\"}", "{\""+partition+"\"}")[0][1])
+	for _, control := range []string{"BEGIN", "", "COMMIT"} {
+		if control != "" {
+			if _, err := query(t.Context(), conn, control); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		exec(t, conn, "push_lock", "{"+at+"}")
+		exec(t, conn, insert, "{"+at+"}", "{1}", "{"+id+"}", "{\""+queue+"\"}", "{f}",
+			"{"+at+"}", "{1}", "{"+id+"}", "{"+transaction+"}", "{NULL}", `{"{\"new\":1}"}`, "{f}", "{NULL}")
+	}
+}
+
+func TestOldMessagesAreReadBeforeNewOnesAfterATakeOver(t *testing.T) {
+	d := copyOf(t, small015)
+	report := d.migrate()
+	if !report.Layout.JSONB() {
+		t.Fatalf("%+v", report.Layout)
+	}
+	conn := d.connect()
+	for _, partition := range []string{"late head", "no head", "read beyond the end", "without a head", "born now"} {
+		// Pushes by both ways, with ids that sort before all others.
+		pushOne(t, conn, "push_insert_jsonb", "orders.new", partition, "00000000-0000-7000-8000-000000000001", "first "+partition[:2])
+		d.push(fmt.Sprintf(`[{"queue": "orders.new", "partition": "%s", "transactionId": "second", "messageId": "00000000-0000-7000-8000-0000000000%02x"}]`, partition, len(partition)))
+		// Ids are unique on a taken-over database.
+		d.run("UPDATE queen.messages SET id = gen_random_uuid() WHERE id = '00000000-0000-7000-8000-000000000001'")
+	}
+	d.want(`SELECT p.name FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id CROSS JOIN LATERAL (
+			SELECT string_agg(transaction_id, ',' ORDER BY created_at DESC, id DESC) AS newest FROM (SELECT * FROM queen.messages m WHERE m.partition_id = p.id ORDER BY created_at DESC, id DESC LIMIT 2) x) y
+		WHERE q.name = 'orders.new' AND p.name IN ('late head', 'no head', 'born now') AND y.newest <> 'second,first ' || left(p.name, 2)`, "")
+	// A group that had read to the end, or beyond what is there, has just the new
+	// ones before it; one in the middle has the old ones first.
+	ahead := func(queue, partition, group, want string) {
+		t.Helper()
+		d.want(fmt.Sprintf(`SELECT count(*), count(*) = l.seq - c.last_seq, min(m.seq) = c.last_seq + 1,
+				(array_agg(m.transaction_id ORDER BY m.created_at, m.id))[count(*)] = 'second'
+			FROM queen.partition_consumers c JOIN queen.partitions p ON p.id = c.partition_id JOIN queen.queues q ON q.id = p.queue_id
+			JOIN queen.partition_lookup l ON l.partition_id = p.id JOIN queen.messages m ON m.partition_id = p.id AND (m.created_at, m.id) > (c.last_consumed_created_at, c.last_consumed_id)
+			WHERE q.name = '%s' AND p.name = '%s' AND c.consumer_group = '%s' GROUP BY l.seq, c.last_seq`, queue, partition, group), want)
+	}
+	ahead("orders.new", "late head", "__QUEUE_MODE__", "32|t|t|t")
+	ahead("orders.new", "late head", "audit", "2|t|t|t")
+	pushOne(t, conn, "push_insert_jsonb", "mail", "read beyond the end", "00000000-0000-7000-8000-000000000002", "first")
+	d.push(`[{"queue": "mail", "partition": "read beyond the end", "transactionId": "second"}]`)
+	ahead("mail", "read beyond the end", "__QUEUE_MODE__", "2|t|t|t")
 }
 
 // migrateUntil runs the migration and breaks its connection when broken says so

@@ -1,0 +1,272 @@
+package schema
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+func fresh(t testing.TB) *db {
+	t.Helper()
+	d := copyOf(t, "")
+	d.migrate()
+	return d
+}
+
+// result is one element of an answer of push_messages_v2.
+type result struct {
+	Index         int     `json:"index"`
+	Status        string  `json:"status"`
+	MessageID     string  `json:"message_id"`
+	PartitionID   string  `json:"partition_id"`
+	TransactionID string  `json:"transaction_id"`
+	TraceID       *string `json:"trace_id"`
+}
+
+func (d *db) push(items string) []result {
+	d.t.Helper()
+	var results []result
+	answer := d.run("SELECT queen.push_messages_v2(" + quote(items) + "::jsonb)")
+	if err := json.Unmarshal([]byte(answer), &results); err != nil {
+		d.t.Fatalf("%s: %v", answer, err)
+	}
+	return results
+}
+
+// refused is the SQLSTATE and the text that sql fails with.
+func (d *db) refused(sql string) (code, message string) {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), hang)
+	defer cancel()
+	_, err := query(ctx, d.connect(), sql)
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		d.t.Fatalf("%s: not refused: %v", sql, err)
+	}
+	return pg.Code, pg.Message
+}
+
+func TestPushMessagesStoresAsTheHTTPPushDoes(t *testing.T) {
+	for _, layout := range []string{"", small015} {
+		d := copyOf(t, layout)
+		d.migrate()
+		r := d.push(`[
+			{"queue": "a.b.c", "partition": "p", "transactionId": "t1", "payload": {"z": 1, "a": [1.50, null]}, "producerSub": "", "traceId": "01900000-0000-7000-8000-000000000001"},
+			{"queue": "a.b.c", "partition": "p", "transactionId": "t1", "payload": 2},
+			{"queue": "a.b.c", "transactionId": "", "producerSub": "alice", "is_encrypted": true, "traceId": ""},
+			{"queue": "given", "partition": "", "transactionId": "t1", "payload": null, "namespace": "ns", "task": "tk", "messageId": "00000000-0000-7000-8000-000000000001"}]`)
+		var got []string
+		for i, r := range r {
+			if r.Index != i {
+				t.Errorf("index %d at place %d", r.Index, i)
+			}
+			got = append(got, r.Status)
+		}
+		if strings.Join(got, " ") != "queued duplicate queued queued" {
+			t.Errorf("%v", got)
+		}
+		if r[1].MessageID != r[0].MessageID || r[1].PartitionID != "" || r[1].TransactionID != "t1" {
+			t.Errorf("a duplicate does not name the winner: %+v", r[1])
+		}
+		if r[0].TraceID == nil || *r[0].TraceID != "01900000-0000-7000-8000-000000000001" || r[2].TraceID != nil || r[2].TransactionID == "" || r[3].MessageID != "00000000-0000-7000-8000-000000000001" {
+			t.Errorf("%+v", r)
+		}
+		d.want(`SELECT q.name, q.namespace, q.task, p.name, m.transaction_id, m.payload::jsonb, m.producer_sub, m.is_encrypted, m.seq, m.created_at = l.last_message_created_at AND m.id = l.last_message_id AND m.seq = l.seq
+			FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id JOIN queen.queues q ON q.id = p.queue_id JOIN queen.partition_lookup l ON l.partition_id = p.id
+			WHERE m.id IN (`+quote(r[0].MessageID)+`, `+quote(r[2].MessageID)+`, `+quote(r[3].MessageID)+`) ORDER BY q.name, p.name`,
+			"a.b.c|a|b|Default|"+r[2].TransactionID+"|null|alice|t|1|t\n"+
+				`a.b.c|a|b|p|t1|{"a": [1.50, null], "z": 1}|NULL|f|1|t`+"\n"+
+				"given|ns|tk||t1|null|NULL|f|1|t")
+	}
+}
+
+func TestPushMessagesV3SaysWhichHeadsMoved(t *testing.T) {
+	d := fresh(t)
+	var answer struct {
+		Items   []result `json:"items"`
+		Updates []struct {
+			Queue     string `json:"queue_name"`
+			Partition string `json:"partition_id"`
+			Message   string `json:"last_message_id"`
+			At        string `json:"last_message_created_at"`
+		} `json:"partition_updates"`
+	}
+	text := d.run(`SELECT queen.push_messages_v3('[{"queue": "q", "transactionId": "1"}, {"queue": "q", "transactionId": "2"}, {"queue": "r", "transactionId": "1"}]', true)`)
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		t.Fatal(err)
+	}
+	if len(answer.Items) != 3 || len(answer.Updates) != 2 || answer.Updates[0].At == "" {
+		t.Errorf("%s", text)
+	}
+	for _, u := range answer.Updates {
+		if u.Message != answer.Items[1].MessageID && u.Message != answer.Items[2].MessageID {
+			t.Errorf("%s", text)
+		}
+	}
+	d.want(`SELECT queen.push_messages_v3('[{"queue": "q", "transactionId": "1"}]') -> 'partition_updates'`, "[]")
+	d.want(`SELECT queen.push_messages_v3('[]')`, `{"items": [], "partition_updates": []}`)
+	d.want(`SELECT queen.push_messages_v2('[]', false, false)`, `[]`)
+}
+
+func TestPushMessagesRefusesWhatCannotBeStored(t *testing.T) {
+	d := fresh(t)
+	f := func(items, code string) {
+		t.Helper()
+		if got, text := d.refused("SELECT queen.push_messages_v2(" + quote(items) + ")"); got != code {
+			t.Errorf("%s: %s %s, want %s", items, got, text, code)
+		}
+	}
+	f(`[{"partition": "p"}]`, "22023")
+	f(`[{"queue": "q"}, {"queue": null}]`, "22023")
+	f(`{"queue": "q"}`, "22023")
+	f(`[{"queue": "q", "traceId": "no uuid"}]`, "22P02")
+	f(`[{"queue": "`+strings.Repeat("q", 256)+`"}]`, "22001")
+	f(`[{"queue": "q", "transactionId": "`+strings.Repeat("t", 256)+`"}]`, "22001")
+	d.want("SELECT count(*) FROM queen.queues", "0")
+}
+
+// The rule by which consumers read: what is beyond the cursor, in order. Eight
+// writers push by SQL and one statement of theirs in four holds several
+// partitions; a reader that never looks back must see every message.
+func TestNoMessageCommitsBehindACursor(t *testing.T) {
+	d := fresh(t)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
+	defer cancel()
+	const writers, calls = 8, 40
+	d.push(`[{"queue": "q", "partition": "0"}, {"queue": "q", "partition": "1"}, {"queue": "q", "partition": "2"}]`)
+
+	stop := make(chan struct{})
+	var reading, writing sync.WaitGroup
+	seen := make([]int, 3)
+	for p := range seen {
+		conn := d.connect()
+		reading.Go(func() {
+			at, id := "-infinity", "00000000-0000-0000-0000-000000000000"
+			for last := false; ; {
+				rows, err := query(ctx, conn, fmt.Sprintf(`SELECT m.created_at, m.id FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id
+					WHERE p.name = '%d' AND (m.created_at, m.id) > (%s, %s) ORDER BY m.created_at, m.id`, p, quote(at)+"::timestamptz", quote(id)+"::uuid"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for line := range strings.SplitSeq(rows, "\n") {
+					if line != "" {
+						at, id, _ = strings.Cut(line, "|")
+						seen[p]++
+					}
+				}
+				if last {
+					return
+				}
+				select {
+				case <-stop:
+					last = true
+				default:
+				}
+			}
+		})
+	}
+	for w := range writers {
+		conn := d.connect()
+		writing.Go(func() {
+			for c := range calls {
+				items := fmt.Sprintf(`{"queue": "q", "partition": "%d", "transactionId": "%d-%d"}`, (w+c)%3, w, c)
+				if c%4 == 0 {
+					items = fmt.Sprintf(`{"queue": "q", "partition": "2", "transactionId": "%d-%d"}, {"queue": "q", "partition": "0", "transactionId": "%d-%d"}, {"queue": "q", "partition": "1", "transactionId": "same-%d"}`, w, c, w, c, c)
+				}
+				if _, err := query(ctx, conn, "SELECT queen.push_messages_v2("+quote("["+items+"]")+")"); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	writing.Wait()
+	close(stop)
+	reading.Wait()
+	d.want("SELECT string_agg(n::text, ' ' ORDER BY name) FROM (SELECT p.name, count(*) AS n FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id GROUP BY 1) x",
+		strings.Trim(fmt.Sprint(seen), "[]"))
+	d.settled()
+}
+
+func TestOneOfManyPushersOfATransactionWins(t *testing.T) {
+	d := fresh(t)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
+	defer cancel()
+	const pushers = 8
+	answers := make([]string, pushers)
+	var group sync.WaitGroup
+	for i := range answers {
+		conn := d.connect()
+		group.Go(func() {
+			var err error
+			// Nothing is there: queue, partition and head are made in the race.
+			answers[i], err = query(ctx, conn, `SELECT queen.push_messages_v2('[{"queue": "race", "transactionId": "t"}]')`)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	ids, queued := map[string]bool{}, 0
+	for _, text := range answers {
+		var r []result
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			t.Fatal(err)
+		}
+		ids[r[0].MessageID] = true
+		if r[0].Status == "queued" {
+			queued++
+		}
+	}
+	if len(ids) != 1 || queued != 1 {
+		t.Errorf("%d winners, %d ids", queued, len(ids))
+	}
+}
+
+func TestIDsMadeInSQLAreOfVersion7AndRise(t *testing.T) {
+	d := fresh(t)
+	d.want(`SELECT bool_and(substr(id, 15, 1) = '7' AND substr(id, 20, 1) IN ('8', '9', 'a', 'b')), count(DISTINCT id) FROM (SELECT queen.uuid_v7()::text AS id FROM generate_series(1, 1000)) x`, "t|1000")
+	d.want(`SELECT bool_and(id > before) FROM (SELECT id, lag(id) OVER (ORDER BY n) AS before FROM
+		(SELECT n, queen.uuid_v7('2026-01-01 00:00:00.999Z'::timestamptz + n * interval '1 microsecond') AS id FROM generate_series(1, 3000) n) x) y`, "t")
+	// The time in it is the time asked for, to the millisecond.
+	d.want(`SELECT to_timestamp(('x' || substr(replace(queen.uuid_v7('2026-03-04 05:06:07.891Z')::text, '-', ''), 1, 12))::bit(48)::bigint / 1000.0) AT TIME ZONE 'UTC'`, "2026-03-04 05:06:07.891")
+}
+
+func TestAFunctionOfQueensWithOtherArgumentsIsReplaced(t *testing.T) {
+	d := copyOf(t, small015)
+	d.run(`CREATE FUNCTION queen.push_messages_v2(old jsonb) RETURNS text LANGUAGE sql AS $$ SELECT 'old' $$`)
+	report := d.migrate()
+	if len(report.Replaced) != len(functions) {
+		t.Errorf("%v", report.Replaced)
+	}
+	// Not ambiguous, and ours.
+	d.push(`[{"queue": "q"}]`)
+	d.want(`SELECT count(*) FROM pg_proc WHERE proname = 'push_messages_v2'`, "1")
+	d.want(`SELECT pg_get_function_result('queen.push_messages_v3(jsonb, boolean, boolean)'::regprocedure)`, "jsonb")
+}
+
+// A partition has messages and no head, or a head that is not counted: a push
+// comes before the take-over does. What it stores is counted and numbered later.
+func TestAPushIntoAPartitionThatIsNotCountedYetIsCountedLater(t *testing.T) {
+	d := copyOf(t, small015)
+	columns := func(_ int, sql string) bool { return strings.Contains(sql, "004_rows") }
+	if _, ended := d.migrateUntil(columns); ended {
+		t.Fatal("the rows are settled already")
+	}
+	r := d.push(`[{"queue": "orders.new", "partition": "no head", "transactionId": "new 1"}, {"queue": "orders.new", "partition": "long", "transactionId": "new 1"},
+		{"queue": "orders.new", "partition": "long", "transactionId": "tx-4"}, {"queue": "orders.new", "partition": "born now", "transactionId": "new 1"}]`)
+	if r[0].Status != "queued" || r[1].Status != "queued" || r[2].Status != "duplicate" || r[3].Status != "queued" {
+		t.Errorf("%+v", r)
+	}
+	d.want(`SELECT string_agg(coalesce(m.seq::text, 'NULL'), ' ' ORDER BY p.name) FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id WHERE transaction_id = 'new 1'`, "1 NULL NULL")
+	d.migrate()
+	d.settled()
+	d.want(`SELECT string_agg(m.seq::text, ' ' ORDER BY p.name) FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id WHERE transaction_id = 'new 1'`, "1 251 41")
+}
