@@ -270,3 +270,48 @@ func TestAPushIntoAPartitionThatIsNotCountedYetIsCountedLater(t *testing.T) {
 	d.settled()
 	d.want(`SELECT string_agg(m.seq::text, ' ' ORDER BY p.name) FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id WHERE transaction_id = 'new 1'`, "1 251 41")
 }
+
+func TestPopSpecificBatchTakesALease(t *testing.T) {
+	for _, layout := range []string{"", small015} {
+		d := copyOf(t, layout)
+		d.migrate()
+		pop := func(request string) string {
+			t.Helper()
+			return d.run(`SELECT e ->> 'idx', e #>> '{result,success}', coalesce(e #>> '{result,error}', ''), coalesce(e #>> '{result,leaseId}', ''),
+				(SELECT string_agg(concat_ws(' ', m ->> 'transactionId', m ->> 'data', m ->> 'producerSub', (m ->> 'createdAt') ~ '^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$'), ',') FROM jsonb_array_elements(e #> '{result,messages}') m)
+				FROM jsonb_array_elements(queen.pop_specific_batch(` + quote(request) + `)) e`)
+		}
+		f := func(request, want string) {
+			t.Helper()
+			if got := pop(request); got != want {
+				t.Errorf("%s\n got %s\nwant %s", request, got, want)
+			}
+		}
+		d.push(`[{"queue": "pop", "partition": "p", "transactionId": "1", "payload": {"n": 1}, "producerSub": "alice"}, {"queue": "pop", "partition": "p", "transactionId": "2", "payload": null},
+			{"queue": "pop", "partition": "p", "transactionId": "3", "payload": "x"}]`)
+		f(`[{"idx": 4, "queue_name": "pop", "partition_name": "none", "consumer_group": "g"}, {"idx": 7, "queue_name": "pop", "partition_name": "p", "consumer_group": "__QUEUE_MODE__", "lease_seconds": 60, "worker_id": "w", "batch_size": 2, "sub_mode": "", "sub_from": ""}]`,
+			"4|false|partition_not_found||NULL\n7|true||w|1 {\"n\": 1} alice t,2 t")
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "", "worker_id": "v", "batch_size": 2}]`, "0|false|lease_held||NULL")
+		d.want(`SELECT worker_id, batch_size, acked_count, lease_expires_at > now() + interval '50 seconds' FROM queen.partition_consumers WHERE worker_id = 'w'`, "w|2|0|t")
+		// Unacknowledged and expired: the same again. Acknowledged: what follows.
+		d.run(`UPDATE queen.partition_consumers SET lease_expires_at = now() WHERE worker_id = 'w'`)
+		f(`[{"queue_name": "pop", "partition_name": "p", "worker_id": "v", "batch_size": 1}]`, "0|true||v|1 {\"n\": 1} alice t")
+		d.run(`UPDATE queen.partition_consumers c SET lease_expires_at = NULL, last_consumed_created_at = m.created_at, last_consumed_id = m.id, last_seq = m.seq FROM queen.messages m
+			WHERE m.partition_id = c.partition_id AND m.transaction_id = '2' AND c.worker_id = 'v'`)
+		f(`[{"queue_name": "pop", "partition_name": "p", "worker_id": "u", "batch_size": 10}]`, "0|true||u|3 x t")
+		// A group that begins now sees what comes later, and has passed the rest.
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "late", "sub_mode": "new", "batch_size": 10}]`, "0|true|||NULL")
+		d.want(`SELECT last_seq FROM queen.partition_consumers WHERE consumer_group = 'late'`, "3")
+		d.push(`[{"queue": "pop", "partition": "p", "transactionId": "4"}]`)
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "late", "worker_id": "l", "batch_size": 10}]`, "0|true||l|4 t")
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "all", "worker_id": "a", "batch_size": 2, "sub_from": "no time"}]`, "0|true||a|1 {\"n\": 1} alice t,2 t")
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "old", "worker_id": "o", "batch_size": 1, "sub_from": "2020-01-01T00:00:00Z"}]`, "0|true||o|1 {\"n\": 1} alice t")
+		d.want(`SELECT consumer_group, subscription_mode FROM queen.consumer_groups_metadata WHERE queue_name = 'pop' ORDER BY 1`, "late|new\nold|timestamp")
+		d.run(`UPDATE queen.queues SET window_buffer = 1000 WHERE name = 'pop'`)
+		d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "w"}]') #>> '{0,result,windowBufferActive}'`, "true")
+		if layout == "" {
+			d.run(`UPDATE queen.queues SET window_buffer = 0; UPDATE queen.messages SET payload = '{"nul": "\u0000"}' WHERE transaction_id = '1'`)
+			d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "nul"}]') #>> '{0,result,messages,0,data}'`, `{"nul": "\u0000"}`)
+		}
+	}
+}
