@@ -103,6 +103,8 @@ type Server struct {
 	port    int
 	version int // major
 
+	reserved *os.File // keeps the port ours while the server is stopped; may be nil
+
 	mu  sync.Mutex
 	run *run // nil: stopped
 }
@@ -141,7 +143,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		s.port = 5432
 	}
 	if s.port == 0 {
-		if s.port, err = freePort(); err != nil {
+		if s.reserved, s.port, err = reservePort(); err != nil {
 			return nil, err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 // hang is a guard against waiting for ever; nothing here depends on speed.
@@ -459,6 +460,49 @@ func TestACrashLosesNothingThatWasCommitted(t *testing.T) {
 		syscall.Kill(s.Pid(), syscall.SIGKILL)
 		<-done
 	})
+}
+
+func TestAPortIsKeptWhileItsServerIsStopped(t *testing.T) {
+	s := start(t, Options{Dir: initialised(t), TCP: true})
+	f := func() {
+		t.Helper()
+		conn := connect(t, s.TCPConnString("postgres")+" sslmode=disable")
+		if err := conn.Ping(deadline(t)); err != nil {
+			t.Error(err)
+		}
+		conn.Close(deadline(t))
+	}
+	f()
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: s.Port()}); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("somebody else could take the port: %v", err)
+	}
+	if err := s.Restart(deadline(t)); err != nil {
+		t.Fatal(err)
+	}
+	f()
+}
+
+func TestReservedPortsDiffer(t *testing.T) {
+	seen := map[int]bool{}
+	for range 200 {
+		file, port, err := reservePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if seen[port] || port < 20000 || port >= 32000 {
+			t.Errorf("port %d", port)
+		}
+		seen[port] = true
+	}
 }
 
 func TestAPausedServerAnswersWhenItIsResumed(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -81,7 +82,22 @@ func Database(t testing.TB) string {
 			return
 		}
 		defer conn.Close(ctx)
-		if _, err := conn.Exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)").ReadAll(); err != nil {
+		// Nobody comes back while it is dropped. FORCE gives those who are connected
+		// five seconds to go, which a busy machine may not keep: then again.
+		_, err = conn.Exec(ctx, "ALTER DATABASE "+name+" ALLOW_CONNECTIONS false").ReadAll()
+		for err == nil {
+			_, err = conn.Exec(ctx, "DROP DATABASE "+name+" WITH (FORCE)").ReadAll()
+			var refused *pgconn.PgError
+			if !errors.As(err, &refused) || refused.Code != "55006" { // object_in_use
+				break
+			}
+			err = ctx.Err()
+		}
+		var refused *pgconn.PgError
+		if errors.As(err, &refused) && refused.Code == "3D000" { // invalid_catalog_name: the test dropped it
+			err = nil
+		}
+		if err != nil {
 			t.Errorf("cannot drop the test's database: %v", err)
 		}
 	})
