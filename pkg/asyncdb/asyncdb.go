@@ -86,6 +86,7 @@ type Store struct {
 	current  Batch         // what is worked on; stays when its connection is lost
 	spare    Batch         // what was answered last
 	working  bool          // current holds ops that are not decided
+	rerun    bool          // current has lost a connection on its way
 	firedAt  time.Duration // current's first step was sent
 	sentAt   time.Duration // the step in flight was sent
 	heardAt  time.Duration // something was last heard from the server
@@ -282,7 +283,7 @@ func (s *Store) load(now time.Duration) bool {
 		return false
 	}
 	s.gather.fill(s.current, now)
-	s.working, s.firedAt = true, now
+	s.working, s.rerun, s.firedAt = true, false, now
 	s.stats.InFlightRows.Store(int64(s.current.Rows()))
 	s.gauge()
 	return true
@@ -295,7 +296,9 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 	s.current, s.spare = s.spare, done
 	s.working = false
 	rows, took := done.Rows(), now-s.firedAt
-	s.gather.learn(took, rows)
+	if !s.rerun { // else the time is that of an outage
+		s.gather.learn(took, rows)
+	}
 	s.stats.InFlightRows.Store(0)
 	s.stats.Batches.Add(1)
 	s.stats.Rows.Add(uint64(rows))

@@ -32,13 +32,13 @@ type Config struct {
 
 	// StatementTimeout, LockTimeout and IdleInTransactionTimeout are PostgreSQL's settings
 	// of the same names, so that the server itself ends what takes too long.
-	StatementTimeout         time.Duration // a half of FailoverTimeout
+	StatementTimeout         time.Duration // three quarters of FailoverTimeout
 	LockTimeout              time.Duration // a quarter
 	IdleInTransactionTimeout time.Duration // three quarters
 
 	// HungAfter is how long a step may stay unanswered. Then the server is hung or the way
 	// to it is broken, and the connection is closed.
-	HungAfter time.Duration // three quarters of FailoverTimeout
+	HungAfter time.Duration // seven eighths of FailoverTimeout
 
 	// ConnectTimeout bounds an attempt to connect to one host, and once more what is set up
 	// on the new connection. It may be longer than FailoverTimeout: ops do not wait for it.
@@ -95,10 +95,10 @@ const (
 func (c *Config) complete() {
 	f := or(c.FailoverTimeout, FailoverTimeoutDefault)
 	c.FailoverTimeout = f
-	c.StatementTimeout = c.below("statement time-out", c.StatementTimeout, f/2)
+	c.StatementTimeout = c.below("statement time-out", c.StatementTimeout, f*3/4)
 	c.LockTimeout = c.below("lock time-out", c.LockTimeout, f/4)
 	c.IdleInTransactionTimeout = c.below("idle-in-transaction time-out", c.IdleInTransactionTimeout, f*3/4)
-	c.HungAfter = c.below("in-flight deadline", c.HungAfter, f*3/4)
+	c.HungAfter = c.below("in-flight deadline", c.HungAfter, f*7/8)
 	c.ConnectTimeout = or(c.ConnectTimeout, ConnectTimeoutDefault)
 	c.ProbeAfter = or(c.ProbeAfter, ProbeAfterDefault)
 	c.KeepaliveIdle = or(c.KeepaliveIdle, KeepaliveIdleDefault)

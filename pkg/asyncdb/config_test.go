@@ -36,7 +36,7 @@ func TestSessionsAreSetUp(t *testing.T) {
 	f("client_encoding", "UTF8")
 	f("application_name", "queend")
 	f("default_transaction_isolation", "read committed")
-	f("statement_timeout", "500")
+	f("statement_timeout", "750")
 	f("STATEMENT_TIMEOUT", "")
 	f("lock_timeout", "250")
 	f("idle_in_transaction_session_timeout", "750")
@@ -59,9 +59,9 @@ func TestTimeoutsStayBelowTheDeadline(t *testing.T) {
 			t.Errorf("%v and not %v", d, want)
 		}
 	}
-	f(db.config.StatementTimeout, time.Second)
+	f(db.config.StatementTimeout, 1500*time.Millisecond)
 	f(db.config.LockTimeout, time.Second/2)
-	f(db.config.HungAfter, 1500*time.Millisecond)
+	f(db.config.HungAfter, 1750*time.Millisecond)
 	f(db.config.IdleInTransactionTimeout, 1500*time.Millisecond)
 	if n := strings.Count(log.String(), "must stay below"); n != 2 {
 		t.Errorf("%s", log.String())

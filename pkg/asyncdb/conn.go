@@ -242,7 +242,7 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 			s.unknown()
 		}
 	}
-	s.state, s.downSince = down, now
+	s.state, s.downSince, s.rerun = down, now, true
 	s.stats.Losses.Add(1)
 	s.db.laneDown(s.id, why)
 	s.redial(now)

@@ -264,9 +264,9 @@ func validateWritable(ctx context.Context, pc *pgconn.PgConn) error {
 
 // dialer makes TCP connections that notice a peer that is gone without a word.
 func (c *Config) dialer() *net.Dialer {
-	return &net.Dialer{
+	d := &net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{
-			Enable: !c.keepaliveOff,
+			Enable: true,
 			Idle:   c.KeepaliveIdle, Interval: c.KeepaliveInterval, Count: c.KeepaliveCount,
 		},
 		Control: func(network, _ string, raw syscall.RawConn) error {
@@ -282,6 +282,10 @@ func (c *Config) dialer() *net.Dialer {
 			return err
 		},
 	}
+	if c.keepaliveOff {
+		d.KeepAliveConfig, d.KeepAlive = net.KeepAliveConfig{}, -1 // zero would be Go's default
+	}
+	return d
 }
 
 // about says where a connection leads.

@@ -376,7 +376,7 @@ func TestAHungServerIsLeft(t *testing.T) {
 	r.pass()
 	r.sleep(time.Second)
 	b := r.push("q/p/2")
-	r.sleep(499 * time.Millisecond)
+	r.sleep(749 * time.Millisecond)
 	if r.shut != 0 {
 		t.Error("it was left too early")
 	}
@@ -387,7 +387,7 @@ func TestAHungServerIsLeft(t *testing.T) {
 	c := r.push("q/p/3")
 	c.is("unavailable")
 	a.is("waits")
-	r.sleep(500 * time.Millisecond)
+	r.sleep(250 * time.Millisecond)
 	a.is("unavailable") // by its deadline
 	b.is("waits")
 	old := r.conn
