@@ -53,13 +53,13 @@ type Verdict struct {
 //
 // For one group, a step is one of these (push_batch.go):
 //
-//	resolve ─→ winners ─→ push ─→ decided
-//	   ↑          ↑         │ 23505: somebody was there first; ask who
-//	   │          └─────────┤
-//	   └────────────────────┘ a partition is gone, or its queue's encryption was switched
+//	resolve ─→ analyze ─→ winners ─→ push ─→ decided
+//	   ↑                     ↑         │ 23505: somebody was there first; ask who
+//	   │                     └─────────┤
+//	   └───────────────────────────────┘ a partition is gone, or its queue's encryption was switched
 //
-// resolve is left out while all partitions are known, winners unless duplicates are
-// to be expected.
+// resolve is left out while all partitions are known, winners unless duplicates are to be
+// expected, and analyze unless many partitions were made.
 //
 // Not for several goroutines at once.
 type Batch struct {
@@ -88,6 +88,7 @@ type Batch struct {
 type entry struct {
 	op      *Op // nil: given back
 	decided bool
+	maybe   bool // its messages were sent and the answer was lost: they may be stored, also later
 }
 
 // group is a run of entries that are worked in one transaction.
@@ -105,6 +106,7 @@ type stepKind uint8
 const (
 	noStep stepKind = iota
 	resolveStep
+	analyzeStep
 	winnersStep
 	pushStep
 )
@@ -189,6 +191,9 @@ func (b *Batch) Step(now time.Duration) []Statement {
 		case len(b.gather.unknown) > 0:
 			b.kind = resolveStep
 			return b.resolve()
+		case b.h.made >= b.h.analyzeAt:
+			b.kind = analyzeStep
+			return b.analyze()
 		case len(b.gather.rows) == 0:
 			b.endGroup()
 			continue
@@ -217,8 +222,11 @@ func (b *Batch) Row(stmt int, values [][]byte) {
 
 // Tag takes the row count of statement #stmt's CommandComplete.
 func (b *Batch) Tag(stmt int, rows int64) {
-	if b.kind == pushStep && stmt == pushInsert {
+	switch {
+	case b.kind == pushStep && stmt == pushInsert:
 		b.gather.updated = rows
+	case b.kind == resolveStep && stmt == resolveHeads:
+		b.gather.made = rows
 	}
 }
 
@@ -244,6 +252,9 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 	}
 
 	class := Classify(err.Code)
+	if kind == analyzeStep && class != ClassAway && class != ClassSetup && class != ClassLost {
+		return Verdict{Class: class} // it was only to be quicker
+	}
 	// Only a partition that is gone leaves NULL where a push may not have it, and only
 	// messages can hold a duplicate of one.
 	if kind == pushStep && err.Code == "23502" {
@@ -262,9 +273,8 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 	case ClassData:
 		b.refuse(g, Fault{Invalid, err.Message}, true)
 	case ClassRetry, ClassUnknown:
-		if class == ClassUnknown {
-			b.unknown = true
-			g.winners = g.winners || kind == pushStep
+		if class == ClassUnknown && kind == pushStep {
+			b.maybeStored(g)
 		}
 		if v.After = b.retry(g, now, err); v.After > 0 {
 			v.Action = Wait
@@ -285,11 +295,19 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 // the same ids, for another connection: what the first try has stored is found by its
 // id and answered `queued`.
 func (b *Batch) Unknown() {
-	if b.kind == pushStep {
-		b.groups[len(b.groups)-1].winners = true
+	if b.kind == pushStep && len(b.groups) > 0 {
+		b.maybeStored(&b.groups[len(b.groups)-1])
 	}
 	b.kind = noStep
+}
+
+// maybeStored: a push of the group was sent, and nobody knows what became of it.
+func (b *Batch) maybeStored(g *group) {
 	b.unknown = true
+	g.winners = true
+	for i := g.lo; i < g.hi; i++ {
+		b.entries[i].maybe = true
+	}
 }
 
 // Expire decides the ops whose Deadline has passed (Deadline ≤ now, 0: none): Fault
@@ -385,6 +403,13 @@ func (b *Batch) refuse(g *group, f Fault, items bool) {
 	}
 	for i := g.lo; i < g.hi; i++ {
 		if b.entries[i].decided {
+			continue
+		}
+		if items && b.entries[i].maybe {
+			// What PostgreSQL refuses now it may have taken before, or may yet take: the guilty
+			// item was perhaps not sent then, as the duplicate of another request's that is
+			// gone since. `failed` would say that nothing is stored.
+			b.decide(i, Fault{Unavailable, "the messages may have been stored; push them again with the same transactionId (" + f.Message + ")"})
 			continue
 		}
 		if !items {

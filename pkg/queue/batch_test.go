@@ -174,6 +174,10 @@ func TestAStoreMayGiveUp(t *testing.T) {
 	s.expect(s.b.MayBeStored(), false)
 	s.step(resolving)
 	s.b.Unknown()
+	s.expect(s.b.MayBeStored(), false)
+	s.done(s.step(resolving))
+	s.step(pushing)
+	s.b.Unknown()
 	s.expect(s.b.MayBeStored(), true)
 	s.b.Fail(Fault{Unavailable, "away"})
 	s.step("")
@@ -210,6 +214,19 @@ func TestAnUnknownOutcomeIsAskedForFirst(t *testing.T) {
 	s.expect(op.Items[0].WinnerID == op.Items[0].ID && op.Items[0].PartitionID != UUID{}, true)
 }
 
+func TestARequestThatMayBeStoredDoesNotFail(t *testing.T) {
+	s := newScript(t)
+	op := s.add(one)
+	s.done(s.step(resolving))
+	s.step(pushing)
+	s.b.Unknown()
+	s.done(s.step(asking))
+	s.step(pushing)
+	s.expect(s.fail("22021").Class, ClassData)
+	s.step("")
+	s.expect(op.Fault, Fault{Unavailable, "the messages may have been stored; push them again with the same transactionId (no (22021))"})
+}
+
 // PostgreSQL may report a duplicate that is gone when we look for it (somebody deletes
 // messages), or that is of a key which we do not know. Neither goes on for ever.
 func TestADuplicateThatCannotBeFoundEnds(t *testing.T) {
@@ -239,6 +256,41 @@ func TestHeadsThatWereNotMovedAreOurOwnFault(t *testing.T) {
 	s.b.StepDone(nil, 0)
 	s.step("")
 	s.expect(op.Fault.Code, Internal)
+}
+
+func TestTheHeadsAreAnalyzedWhenTheyHaveDoubled(t *testing.T) {
+	s := newScript(t)
+	run := func(n int, analyze bool) {
+		t.Helper()
+		var items []string
+		for range n {
+			items = append(items, fmt.Sprintf(`{"queue":"q","partition":"%s"}`, s.ids.Next()))
+		}
+		op := s.add(`{"items":[` + strings.Join(items, ",") + `]}`)
+		s.done(s.step(resolving))
+		if analyze {
+			s.step("push_analyze")
+			s.expect(s.fail("42501").Action, Away) // what is set up wrong is the store's to say
+		}
+		s.done(s.step(pushing))
+		s.step("")
+		s.expect(statuses(op), strings.Repeat("q", n))
+		s.b.Reset()
+	}
+	run(31, false)
+	run(1, true)
+	run(63, false)
+	run(10, true)
+	run(127, false)
+	run(200, true)
+
+	s = newScript(t)
+	s.hints.analyzeAt = 1
+	s.add(one)
+	s.done(s.step(resolving))
+	s.step("push_analyze")
+	s.expect(s.fail("57014"), Verdict{Continue, 0, ClassRetry}) // no op has lost a try
+	s.step(pushing)
 }
 
 func TestHintsAreBounded(t *testing.T) {

@@ -28,6 +28,18 @@ type Config struct {
 	}
 }
 
+// Prepared are the statements that are worth preparing on a connection; all others are
+// sent unnamed.
+func (c *Config) Prepared() []string { return []string{"push_lock", c.insert()} }
+
+// insert is the statement that stores messages.
+func (c *Config) insert() string {
+	if c.PayloadJSONB {
+		return "push_insert_jsonb"
+	}
+	return "push_insert"
+}
+
 // warnedMax bounds how many queues are warned of.
 const warnedMax = 1000
 

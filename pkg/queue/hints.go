@@ -14,6 +14,8 @@ type Hints struct {
 	bytesMax   int
 	marks      uint64 // the last mark given
 	storm      int    // so many batches more ask for winners first
+	made       int64  // partitions that we made since the last analyze
+	analyzeAt  int64  // and at so many it is time for another one
 	scratch    []byte
 }
 
@@ -42,6 +44,10 @@ const (
 // duplicate: else each of them would be rolled back once before it asks.
 const stormBatches = 64
 
+// analyzeFirst is how many partitions are made before their table is analyzed, which is
+// done again whenever as many were made as there were.
+const analyzeFirst = 32
+
 // NewHints returns an empty cache of at most entriesMax partitions and about bytesMax
 // bytes of names (0: HintsEntriesMaxDefault, HintsBytesMaxDefault). At the bound what
 // was not used for longest is forgotten, half of it at once.
@@ -52,7 +58,7 @@ func NewHints(entriesMax, bytesMax int) *Hints {
 	if bytesMax <= 0 {
 		bytesMax = HintsBytesMaxDefault
 	}
-	return &Hints{young: make(map[string]*hint), entriesMax: max(1, entriesMax/2), bytesMax: max(1, bytesMax/2)}
+	return &Hints{young: make(map[string]*hint), analyzeAt: analyzeFirst, entriesMax: max(1, entriesMax/2), bytesMax: max(1, bytesMax/2)}
 }
 
 // Len is how many partitions are remembered.

@@ -28,6 +28,7 @@ type gathering struct {
 
 	seen    []int32 // hash table: 1 + index into rows by (partition, transaction)
 	updated int64   // heads, as push_insert's tag says
+	made    int64   // heads, as push_heads's tag says
 }
 
 // row is one item that is to be inserted. item points into its op and must not be
@@ -61,7 +62,7 @@ func (g *gathering) reset() {
 	clear(g.rows)
 	clear(g.dups)
 	clear(g.heads)
-	g.unknown, g.rows, g.dups, g.heads, g.updated = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0
+	g.unknown, g.rows, g.dups, g.heads, g.updated, g.made = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
 }
 
 func (b *Batch) shrink() {
@@ -230,7 +231,7 @@ func (b *Batch) repeats(r *row, transaction []byte) *row {
 // itemOf is a row's item, nil when its op was given back.
 func (b *Batch) itemOf(r *row) *Item {
 	e := &b.entries[r.entry]
-	if e.op == nil || e.decided {
+	if e.op == nil {
 		return nil
 	}
 	return &e.op.Items[r.item]
@@ -297,13 +298,13 @@ func (b *Batch) resolveRow(values [][]byte) {
 
 // resolved: the partitions are there.
 func (b *Batch) resolved(g *group) {
+	b.h.made += b.gather.made
 	missing := false
 	for _, at := range b.gather.unknown {
 		if !at.staged {
 			missing = true // deleted between two statements
 			continue
 		}
-		at.staged = false
 		at.known, at.id, at.encrypted = true, at.stagedID, at.stagedEncrypted
 		if at.encrypted && b.c.Sealer == nil {
 			b.c.warn(at.queue)
@@ -312,6 +313,17 @@ func (b *Batch) resolved(g *group) {
 	if missing {
 		b.stale(g)
 	}
+}
+
+// analyze has the prepared statements planned again when the table of heads has grown
+// twice as large by our doing: a plan that reads a table of ten rows from end to end is
+// the best there is, and ruinous for ten thousand.
+func (b *Batch) analyze() []Statement {
+	b.h.made, b.h.analyzeAt = 0, 2*b.h.analyzeAt
+	b.begin(0)
+	b.statement("push_analyze")
+	b.stmts[0].Unnamed = true
+	return b.stmts
 }
 
 // winners asks who has the transaction ids already. It is never a prepared statement:
@@ -450,12 +462,8 @@ func (b *Batch) push() []Statement {
 		}
 	}
 
-	insert := "push_insert"
-	if b.c.PayloadJSONB {
-		insert = "push_insert_jsonb"
-	}
 	b.statement("push_lock", headPartition)
-	b.statement(insert, headPartition, headCount, headLast, queueName, queueSealed,
+	b.statement(b.c.insert(), headPartition, headCount, headLast, queueName, queueSealed,
 		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer)
 	return b.stmts
 }
