@@ -148,7 +148,9 @@ func TestAServerThatLosesMessagesHasNoFigures(t *testing.T) {
 	f(Cell{}, true)
 	f(Cell{Missing: 1}, false)
 	f(Cell{Untold: 1}, false)
-	f(Cell{Refused: 1, Refusal: "503"}, false)
+	f(Cell{Refused: 1, Refusal: "503"}, true)
+	f(Cell{Refused: 1, Untold: 1}, true) // given up in flight, and committed after all
+	f(Cell{Refused: 1, Missing: 1}, false)
 	f(Cell{Generator: "wrk", Connections: 64, Untold: 64}, true)
 	f(Cell{Generator: "wrk", Connections: 64, Untold: 65}, false)
 	f(Cell{Generator: "wrk", Connections: 64, Missing: 1}, false)
@@ -156,8 +158,9 @@ func TestAServerThatLosesMessagesHasNoFigures(t *testing.T) {
 
 func TestCostsAreSharedByTheMessages(t *testing.T) {
 	c := Cell{Messages: 1000}
-	c.costs(probe{mallocs: 5000, scrape: 300, wal: 100}, probe{mallocs: 7300, wal: 600100, postgres: 50 * time.Millisecond}, 10*time.Millisecond)
-	if c.Allocations != 2 || c.WALBytes != 600 || c.PostgresCPU != 50 || c.GeneratorCPU != 10 {
+	c.costs(probe{counts: counts{mallocs: 5000, batches: 10, batched: 50}, scrape: 300, wal: 100},
+		probe{counts: counts{mallocs: 7300, batches: 50, batched: 1050}, wal: 600100, postgres: 50 * time.Millisecond}, 10*time.Millisecond)
+	if c.Allocations != 2 || c.PerCommit != 25 || c.WALBytes != 600 || c.PostgresCPU != 50 || c.GeneratorCPU != 10 {
 		t.Fatalf("%+v", c)
 	}
 	none := Cell{}
@@ -177,8 +180,8 @@ func TestAFetchWithAnotherStatusIsAnError(t *testing.T) {
 	}))
 	defer s.Close()
 	up := &server{addr: s.Listener.Addr().String()}
-	if n, err := up.mallocs(context.Background()); err != nil || n != 42 {
-		t.Fatalf("%v, %v", n, err)
+	if c, err := up.counts(context.Background()); err != nil || c.mallocs != 42 || c.batches != 0 {
+		t.Fatalf("%+v, %v", c, err)
 	}
 	if _, err := up.get(context.Background(), "/health"); err == nil {
 		t.Fatal("503 is no error")

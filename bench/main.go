@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 )
 
@@ -58,11 +59,30 @@ type common struct {
 	dir    string
 	queend string
 	seed   uint64
+	set    settings
+	env    settings
+}
+
+// settings is a flag that may be given several times: name=value.
+type settings map[string]string
+
+func (s settings) String() string { return "" }
+
+func (s settings) Set(text string) error {
+	name, value, ok := strings.Cut(text, "=")
+	if !ok {
+		return fmt.Errorf("%q is not name=value", text)
+	}
+	s[name] = value
+	return nil
 }
 
 func (c *common) register(f *flag.FlagSet) {
 	f.StringVar(&c.dir, "dir", "/var/tmp", "where PostgreSQL's data lives during the run: a real disk, not a RAM disk")
 	f.StringVar(&c.queend, "queend", "", "measure this binary instead of building the one in the tree")
+	c.set, c.env = settings{}, settings{}
+	f.Var(c.set, "set", "`name=value`: a setting of PostgreSQL's; may be given several times")
+	f.Var(c.env, "env", "`NAME=value`: into queend's environment; may be given several times")
 	f.Uint64Var(&c.seed, "seed", 1, "of what is random in the load")
 }
 

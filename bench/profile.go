@@ -34,7 +34,7 @@ func profileFlags(args []string) profileOptions {
 	f.IntVar(&o.seconds, "seconds", 5, "of each profile")
 	f.IntVar(&o.items, "items", 1, "messages in a request")
 	f.IntVar(&o.lines, "lines", 40, "of each listing")
-	f.StringVar(&o.out, "out", "profile", "directory for the profiles and the binary")
+	f.StringVar(&o.out, "out", "profile", "directory for the profiles")
 	_ = f.Parse(args) // ExitOnError
 	return o
 }
@@ -117,7 +117,8 @@ func (w *world) record(ctx context.Context, o profileOptions, binary, file, url 
 }
 
 func top(ctx context.Context, binary, file, index string, lines int) error {
-	cmd := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-sample_index="+index, fmt.Sprintf("-nodecount=%d", lines), binary, file)
+	cmd := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-sample_index="+index, fmt.Sprintf("-nodecount=%d", lines),
+		"-ignore=net/http", binary, file) // net/http serves the profile itself
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	return cmd.Run()
 }

@@ -21,6 +21,7 @@ type quickOptions struct {
 	rounds      int
 	seconds     float64
 	warm        float64
+	prime       int
 	connections intList
 	pools       intList
 	arms        string
@@ -52,8 +53,9 @@ func quickFlags(args []string) quickOptions {
 	f := flag.NewFlagSet("quick", flag.ExitOnError)
 	o.register(f)
 	f.IntVar(&o.rounds, "rounds", 2, "how often the arms take turns")
-	f.Float64Var(&o.seconds, "seconds", 1, "of each measurement")
-	f.Float64Var(&o.warm, "warm", 0.3, "seconds of load before each measurement")
+	f.Float64Var(&o.seconds, "seconds", 0.8, "of each measurement")
+	f.Float64Var(&o.warm, "warm", 0.2, "seconds of load before each measurement")
+	f.IntVar(&o.prime, "prime", 500, "messages for each of a pool's connections before anything is measured: they fill its caches and settle PostgreSQL's plans")
 	f.Var(&o.connections, "connections", "numbers of client connections")
 	f.Var(&o.pools, "pools", "sizes of the pools, of which the best is taken")
 	f.StringVar(&o.arms, "arms", strings.Join(armNames, ","), "what is measured")
@@ -179,11 +181,18 @@ func (w *world) takeTurns(ctx context.Context, arms []arm, o quickOptions) (cell
 		warm:   time.Duration(o.warm * float64(time.Second)),
 		window: time.Duration(o.seconds * float64(time.Second)),
 	}
-	total := o.rounds * len(o.connections) * len(arms)
+	for _, a := range arms {
+		if err := w.primeArm(ctx, a, p.shape, o.prime); err != nil {
+			return nil, fmt.Errorf("%s: %w", a, err)
+		}
+	}
 	for round := range o.rounds {
 		for _, n := range o.connections {
 			for _, a := range arms {
-				say("%3d of %d: %s, %d connections", len(cells)+1, total, a, n)
+				if n == 1 && a.pool > o.pools[0] {
+					continue // one client uses one connection of a pool, whatever its size
+				}
+				say("round %d of %d, %d connections: %s", round+1, o.rounds, n, a)
 				c, err := w.closed(ctx, a, p, n, round)
 				if err != nil {
 					return nil, fmt.Errorf("%s, %d connections: %w", a, n, err)
@@ -241,6 +250,31 @@ func (w *world) wrkTurns(ctx context.Context, arms []arm, p plan, o quickOptions
 		}
 	}
 	return cells, nil
+}
+
+// primeMax bounds the priming of one arm.
+const primeMax = 15 * time.Second
+
+// primeArm loads an arm until its caches are full: what a server does in its first
+// seconds of life is not what is compared here.
+func (w *world) primeArm(ctx context.Context, a arm, s load.Shape, perConnection int) error {
+	say("priming %s", a)
+	s.Path = a.path
+	g := &load.Closed{Requests: s.Requests(a.server.addr), Items: s.Items, Seed: s.Seed}
+	if err := g.Open(ctx, a.server.addr, max(64, 2*a.pool)); err != nil {
+		return err
+	}
+	defer g.Close()
+	const window = 200 * time.Millisecond
+	want := int64(perConnection * max(a.pool, 4))
+	for end := time.Now().Add(primeMax); want > 0 && time.Now().Before(end); {
+		r, err := g.Run(ctx, window)
+		if err != nil {
+			return err
+		}
+		want -= r.Queued
+	}
+	return nil
 }
 
 func (w *world) warm(ctx context.Context, a arm, p plan, connections int) error {

@@ -111,7 +111,7 @@ func bestPool(cells []Cell, arm string, connections int) (pool int) {
 func (r *Report) Table(out io.Writer) {
 	r.heading(out)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "load\tconns\tarm\tpool\tmsg/s\tfrom-to\tp50 ms\tp99 ms\tserver µs\tPG µs\tload µs\tvol sw\tinvol sw\tallocs\tWAL B\tRSS MiB\trows = answers\t")
+	fmt.Fprintln(t, "load\tconns\tarm\tpool\tmsg/s\tfrom-to\tp50 ms\tp99 ms\tserver µs\tPG µs\tload µs\tvol sw\tinvol sw\tallocs\tper commit\tWAL B\tRSS MiB\trows = answers\t")
 	for _, row := range rows(r.Cells) {
 		row.print(t)
 	}
@@ -138,23 +138,31 @@ func (r *Report) heading(out io.Writer) {
 func (r row) print(t io.Writer) {
 	c := r[0]
 	rates := make([]float64, len(r))
-	honest := "yes"
+	honest, refused := "yes", int64(0)
 	for i, c := range r {
 		rates[i] = c.Rate
+		refused += c.Refused
 		if !c.honest() {
 			honest = "NO"
 		}
+	}
+	if refused > 0 {
+		honest += fmt.Sprintf(", %d refused", refused)
 	}
 	pool := "-"
 	if c.Pool > 0 {
 		pool = fmt.Sprint(c.Pool)
 	}
 	m := r.median
-	fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%.0f\t%.0f-%.0f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\t%s\t\n",
+	perCommit := "-"
+	if n := m(func(c Cell) float64 { return c.PerCommit }); n > 0 {
+		perCommit = fmt.Sprintf("%.1f", n)
+	}
+	fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%.0f\t%.0f-%.0f\t%.2f\t%.2f\t%.1f\t%.1f\t%.1f\t%.2f\t%.2f\t%.2f\t%s\t%.0f\t%.0f\t%s\t\n",
 		c.Generator, c.Connections, c.Arm, pool, m(rate), slices.Min(rates), slices.Max(rates),
 		m(func(c Cell) float64 { return c.P50 })/1000, m(func(c Cell) float64 { return c.P99 })/1000,
 		m(func(c Cell) float64 { return c.ServerCPU }), m(func(c Cell) float64 { return c.PostgresCPU }), m(func(c Cell) float64 { return c.GeneratorCPU }),
-		m(func(c Cell) float64 { return c.Voluntary }), m(func(c Cell) float64 { return c.Involuntary }), m(func(c Cell) float64 { return c.Allocations }),
+		m(func(c Cell) float64 { return c.Voluntary }), m(func(c Cell) float64 { return c.Involuntary }), m(func(c Cell) float64 { return c.Allocations }), perCommit,
 		m(func(c Cell) float64 { return c.WALBytes }), m(func(c Cell) float64 { return float64(c.RSS) })/(1<<20), honest)
 }
 
@@ -203,8 +211,8 @@ func (r *Report) row(arm string, pool, connections int) row {
 func (r *Report) verdict() error {
 	for _, c := range r.Cells {
 		if !c.honest() {
-			return fmt.Errorf("%s at %d connections (%s, round %d): %d refused (%s), %d answered that are no row, %d rows that were not answered",
-				c.Arm, c.Connections, c.Generator, c.Round, c.Refused, c.Refusal, c.Missing, c.Untold)
+			return fmt.Errorf("%s at %d connections (%s, round %d): %d answered that are no row, %d rows that were not answered (%d refused, the first with %q)",
+				c.Arm, c.Connections, c.Generator, c.Round, c.Missing, c.Untold, c.Refused, c.Refusal)
 		}
 	}
 	return nil

@@ -43,7 +43,7 @@ func (w *world) start(ctx context.Context, name, binary string, env ...string) (
 	}
 	defer log.Close()
 	s.cmd = exec.Command(binary, "--host", "127.0.0.1", "--port", port)
-	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "DATABASE_URL=" + w.pg.URL("postgres")}, env...)
+	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "DATABASE_URL=" + w.pg.URL("postgres")}, append(env, w.env...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := s.cmd.Start(); err != nil {
@@ -111,13 +111,22 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return body, err
 }
 
-// mallocs is how many objects the server has allocated since it started.
-func (s *server) mallocs(ctx context.Context) (float64, error) {
+// counts are what a server says of itself.
+type counts struct {
+	mallocs          float64 // objects allocated since it started
+	batches, batched float64 // statements of several requests, and the messages in them
+}
+
+// counts reads the server's metrics. The baseline knows no batches.
+func (s *server) counts(ctx context.Context) (c counts, err error) {
 	text, err := s.get(ctx, "/metrics/prometheus")
 	if err != nil {
-		return 0, err
+		return c, err
 	}
-	return metric(text, "go_memstats_mallocs_total")
+	c.batches, _ = metric(text, "queend_batch_messages_count")
+	c.batched, _ = metric(text, "queend_batch_messages_sum")
+	c.mallocs, err = metric(text, "go_memstats_mallocs_total")
+	return c, err
 }
 
 // metric reads one sample without labels from Prometheus' text format.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,8 @@ type world struct {
 	db      *pgx.Conn // for truncating and counting; idle while something is measured
 	servers []*server
 	given   string // a queend binary to use instead of building one
+	set     settings
+	env     []string // of every server
 }
 
 // pgSettings differ from PostgreSQL's defaults in nothing that makes a commit
@@ -45,7 +48,12 @@ func newWorld(ctx context.Context, c common) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, given: c.queend}
+	w := &world{dir: dir, given: c.queend, set: settings{}}
+	maps.Copy(w.set, pgSettings)
+	maps.Copy(w.set, c.set)
+	for name, value := range c.env {
+		w.env = append(w.env, name+"="+value)
+	}
 	if err := w.open(ctx); err != nil {
 		w.close()
 		return nil, err
@@ -65,7 +73,7 @@ func (w *world) open(ctx context.Context) error {
 	w.root = strings.TrimSpace(string(out))
 	w.pg, err = postgres.Start(ctx, postgres.Options{
 		Dir:       filepath.Join(w.dir, "postgres"),
-		Settings:  pgSettings,
+		Settings:  w.set,
 		Throwaway: true,
 		Log:       func(sentence string) { say("%s", sentence) },
 	})
