@@ -22,7 +22,7 @@ import (
 // them; what is ours alone begins with QUEEND_.
 type Config struct {
 	Serve   ServeCommand   `cmd:"" default:"withargs" help:"Run the server (the default)."`
-	Migrate MigrateCommand `cmd:"" help:"Bring the database's schema up to date."`
+	Migrate MigrateCommand `cmd:"" help:"Bring the database's schema up to date, or show what would be done."`
 	Version VersionCommand `cmd:"" help:"Print the version and stop."`
 }
 
@@ -83,15 +83,25 @@ type ServeCommand struct {
 	} `embed:"" group:"Logs"`
 }
 
-// MigrateCommand is `queend migrate apply`.
+// MigrateCommand is `queend migrate plan|apply|print`.
 type MigrateCommand struct {
+	Plan  MigratePlan  `cmd:"" help:"Say what apply would do to this database; change nothing."`
 	Apply MigrateApply `cmd:"" help:"Do it. Safe while other queends run or migrate; can be interrupted and run again."`
+	Print MigratePrint `cmd:"" help:"Print the SQL of every migration; needs no database."`
+}
+
+// MigratePlan is `queend migrate plan`.
+type MigratePlan struct {
+	Database `embed:"" group:"PostgreSQL"`
 }
 
 // MigrateApply is `queend migrate apply`.
 type MigrateApply struct {
 	Database `embed:"" group:"PostgreSQL"`
 }
+
+// MigratePrint is `queend migrate print`.
+type MigratePrint struct{}
 
 // VersionCommand is `queend version`.
 type VersionCommand struct{}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/queend/queend/pkg/postgres/postgrestest"
 )
 
 // run runs queend with arguments and environment until it ends.
@@ -114,4 +116,20 @@ func TestNamesThatMeanNothingHereAreListedOnce(t *testing.T) {
 	if !slices.Equal(queens, []string{"DB_POOL_SIZE", "DEFAULT_TTL", "QUEEN_VEGAS_ALPHA"}) || !slices.Equal(unknown, []string{"QUEEND_TYPO"}) {
 		t.Errorf("%v %v", queens, unknown)
 	}
+}
+
+func TestMigrateSaysWhatItWouldDoAndDoesIt(t *testing.T) {
+	db := "DATABASE_URL=" + postgrestest.Database(t)
+	f := func(command, want string) {
+		t.Helper()
+		if code, output := runToEnd(t, []string{"migrate", command}, db); code != 0 || !strings.Contains(output, want) {
+			t.Errorf("migrate %s: exit %d: %s", command, code, output)
+		}
+	}
+	f("print", "CREATE TABLE")
+	f("plan", "to do")
+	f("plan", "to do")
+	f("apply", "The database is ready: the tables were made")
+	f("plan", "there is nothing to do")
+	f("apply", "there was nothing to do")
 }

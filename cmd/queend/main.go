@@ -15,10 +15,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/queend/queend/pkg/schema"
 )
 
 // version is set by the linker (see the Makefile).
@@ -41,13 +46,27 @@ func run(ctx context.Context, c *Config, command string) error {
 	switch command {
 	case "serve":
 		return serve(ctx, &c.Serve)
+	case "migrate plan":
+		return migrate(ctx, &c.Migrate.Plan.Database, schema.WritePlan)
 	case "migrate apply":
-		return migrateApply(ctx, &c.Migrate.Apply.Database)
+		return migrate(ctx, &c.Migrate.Apply.Database, schema.Apply)
+	case "migrate print":
+		fmt.Print(schema.Print())
+		return nil
 	case "version":
 		fmt.Println("queend " + versionText())
 		return nil
 	}
 	panic("BUG: no such command: " + command)
+}
+
+// migrate plans or applies the migrations of one database.
+func migrate(ctx context.Context, d *Database, do func(context.Context, io.Writer, *pgconn.Config) error) error {
+	conn, err := pgconn.ParseConfig(d.ConnString())
+	if err != nil {
+		return fmt.Errorf("cannot read where PostgreSQL is: %w", err)
+	}
+	return do(ctx, os.Stdout, conn)
 }
 
 // versionText is the linker's version, or what Go knows of the build.

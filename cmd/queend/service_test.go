@@ -38,7 +38,7 @@ func TestPushesHear503WhilePostgreSQLIsAway(t *testing.T) {
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	p := launch(t, "DATABASE_URL="+server.URL("postgres"))
+	p := launch(t, "DATABASE_URL="+server.URL("postgres"), "DB_FAILOVER_MS=2000")
 	p.await("listening")
 	away := func(when string) {
 		t.Helper()
@@ -90,7 +90,7 @@ func TestPushesHear503WhilePostgreSQLIsAway(t *testing.T) {
 
 func TestAStopAnswersWhatIsInFlight(t *testing.T) {
 	server := postgrestest.Own(t, nil)
-	p := start(t, "DATABASE_URL="+server.URL("postgres"), "DB_FAILOVER_MS=60000")
+	p := start(t, "DATABASE_URL="+server.URL("postgres"))
 	if status, _, text := p.push(routes[0], onePush); status != 201 {
 		t.Fatal(text)
 	}
