@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -72,6 +73,7 @@ type Report struct {
 	Rows     int64    // rows that batched steps of this call worked on
 	Replaced []string // functions that were installed or replaced
 	Edited   []string // migrations that are recorded with another text than ours
+	Left     int      // steps that Prepare left to Migrate
 	Layout   Layout   // as it is now
 }
 
@@ -91,11 +93,23 @@ type Report struct {
 // building an index may take hours. log may be nil; it is called on the
 // goroutine that called Migrate.
 func Migrate(ctx context.Context, config *pgconn.Config, log func(Progress)) (Report, error) {
+	return migrate(ctx, config, log, true)
+}
+
+// Prepare is Migrate up to where queend can serve. What is left (Report.Left), on
+// a database just taken over, is to write its number into every old message, which
+// may take hours and disturbs nobody: call Migrate for it, off the loops.
+func Prepare(ctx context.Context, config *pgconn.Config, log func(Progress)) (Report, error) {
+	return migrate(ctx, config, log, false)
+}
+
+func migrate(ctx context.Context, config *pgconn.Config, log func(Progress), later bool) (Report, error) {
 	m, err := open(ctx, config, log)
 	if err != nil {
 		return Report{}, err
 	}
 	defer m.close()
+	m.later = later
 	err = m.migrate(ctx)
 	return m.report, err
 }
@@ -108,7 +122,8 @@ type migrator struct {
 	report Report
 	script []migration
 
-	batchRows int // BatchRowsMax, less in tests
+	batchRows int  // BatchRowsMax, less in tests
+	later     bool // run the steps that serving need not wait for
 
 	state   state
 	notices []string // texts of NOTICE and above since the last statement
@@ -138,7 +153,7 @@ type record struct {
 }
 
 func open(ctx context.Context, config *pgconn.Config, log func(Progress)) (*migrator, error) {
-	m := &migrator{config: config.Copy(), log: log, script: migrations, batchRows: BatchRowsMax}
+	m := &migrator{config: config.Copy(), log: log, script: migrations, batchRows: BatchRowsMax, later: true}
 	if m.log == nil {
 		m.log = func(Progress) {}
 	}
@@ -206,6 +221,9 @@ func (m *migrator) migrate(ctx context.Context) error {
 		if err := m.apply(ctx); err != nil {
 			return err
 		}
+	}
+	for range m.undone(true) {
+		m.report.Left++
 	}
 	layout, err := describe(ctx, m)
 	m.report.Layout = layout
@@ -289,14 +307,23 @@ func (m *migrator) pending() bool {
 	if !m.state.records || len(m.functionsToInstall()) > 0 {
 		return true
 	}
-	for _, file := range m.script {
-		for _, s := range file.steps {
-			if !m.state.applied[[2]int{s.file, s.number}].done {
-				return true
+	for range m.undone(m.later) {
+		return true
+	}
+	return false
+}
+
+// undone are the steps that are not recorded as done, in their files' order.
+func (m *migrator) undone(later bool) iter.Seq2[migration, step] {
+	return func(yield func(migration, step) bool) {
+		for _, file := range m.script {
+			for _, s := range file.steps {
+				if (later || !s.later) && !m.state.applied[[2]int{s.file, s.number}].done && !yield(file, s) {
+					return
+				}
 			}
 		}
 	}
-	return false
 }
 
 func (m *migrator) apply(ctx context.Context) error {
@@ -304,17 +331,12 @@ func (m *migrator) apply(ctx context.Context) error {
 		return err
 	}
 	for _, rows := range []bool{false, true} {
-		for _, file := range m.script {
+		for file, s := range m.undone(m.later) {
 			if file.rows != rows {
 				continue
 			}
-			for _, s := range file.steps {
-				if m.state.applied[[2]int{s.file, s.number}].done {
-					continue
-				}
-				if err := m.step(ctx, file, s); err != nil {
-					return err
-				}
+			if err := m.step(ctx, file, s); err != nil {
+				return err
 			}
 		}
 		if !rows {
@@ -453,6 +475,7 @@ func (m *migrator) step(ctx context.Context, file migration, s step) error {
 	if ran {
 		m.report.Steps++
 	}
+	m.state.applied[[2]int{s.file, s.number}] = record{name: file.name, checksum: file.checksum, done: true}
 	for _, text := range m.notices {
 		m.log(Progress{Step: s.String(), Text: text})
 	}

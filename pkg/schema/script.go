@@ -30,6 +30,7 @@ var migrations = readMigrations(migrationFiles, "migrations")
 //	-- fresh:                                   only where the tables were just made
 //	-- concurrently: table index               its one statement is CREATE INDEX CONCURRENTLY
 //	-- batched:                                run again and again, each time a transaction, until it says done
+//	-- later:                                  queend may serve before it is done
 //
 // A line `-- rows:` before the first step marks a file whose steps settle the
 // rows that Queen wrote. They are run after the functions are installed, and
@@ -59,6 +60,7 @@ type step struct {
 	title     string
 	needs     string
 	fresh     bool     // only in a database that had no tables
+	later     bool     // Prepare leaves it to Migrate
 	guards    []string // SQL, each a boolean: the step is needed when all are true
 	mode      mode
 	table     string // concurrently: the table, without schema
@@ -158,7 +160,7 @@ func directive(line string) (key, value string, ok bool) {
 	}
 	key, value, ok = strings.Cut(rest, ":")
 	switch key {
-	case "step", "rows", "needs", "unless columns", "unless index", "unless unique index", "when", "fresh", "concurrently", "batched":
+	case "step", "rows", "needs", "unless columns", "unless index", "unless unique index", "when", "fresh", "concurrently", "batched", "later":
 		return key, strings.TrimSpace(value), ok
 	}
 	return "", "", false
@@ -178,6 +180,9 @@ func (s *step) set(key, value string) error {
 		return nil
 	case "fresh":
 		s.fresh = true
+		return nil
+	case "later":
+		s.later = true
 		return nil
 	case "concurrently":
 		if len(words) != 2 {

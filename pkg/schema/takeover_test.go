@@ -49,7 +49,7 @@ func (d *db) settled() {
 			ORDER BY created_at DESC, id DESC LIMIT 1) h ON true
 		WHERE (l.last_message_created_at, l.last_message_id) IS DISTINCT FROM (coalesce(h.created_at, '-infinity'), coalesce(h.id, '00000000-0000-0000-0000-000000000000')) LIMIT 5`, "")
 	d.want(`SELECT c.partition_id, c.consumer_group FROM queen.partition_consumers c JOIN queen.partition_lookup l USING (partition_id)
-		WHERE c.last_seq IS DISTINCT FROM l.tail_seq + (SELECT count(*) FROM queen.messages m WHERE m.partition_id = c.partition_id
+		WHERE greatest(c.last_seq, l.tail_seq) IS DISTINCT FROM l.tail_seq + (SELECT count(*) FROM queen.messages m WHERE m.partition_id = c.partition_id
 			AND (m.created_at, m.id) <= (c.last_consumed_created_at, c.last_consumed_id)) LIMIT 5`, "")
 	d.want(`SELECT * FROM queen.unnumbered`, "")
 }
@@ -180,6 +180,33 @@ func TestOldMessagesAreReadBeforeNewOnesAfterATakeOver(t *testing.T) {
 	pushOne(t, conn, "push_insert_jsonb", "mail", "read beyond the end", "00000000-0000-7000-8000-000000000002", "first")
 	d.push(`[{"queue": "mail", "partition": "read beyond the end", "transactionId": "second"}]`)
 	ahead("mail", "read beyond the end", "__QUEUE_MODE__", "2|t|t|t")
+}
+
+// Counts are true when queend begins to serve, numbers follow. What is pushed,
+// and what retention takes from the old end, in between leaves both right.
+func TestServingNeedNotWaitForTheNumbers(t *testing.T) {
+	d := copyOf(t, small015)
+	report, err := Prepare(t.Context(), d.config, nil)
+	if err != nil || report.Left == 0 {
+		t.Fatalf("%+v %v", report, err)
+	}
+	d.want(`SELECT count(*) FROM queen.partition_lookup WHERE seq IS NULL`, "0")
+	d.want(`SELECT count(*) > 0 FROM queen.messages WHERE seq IS NULL`, "t")
+	if report, err := Prepare(t.Context(), d.config, nil); err != nil || report.Steps != 0 || report.Left == 0 {
+		t.Errorf("%+v %v", report, err)
+	}
+	lag := `SELECT l.seq - greatest(c.last_seq, l.tail_seq) FROM queen.partition_lookup l JOIN queen.partitions p ON p.id = l.partition_id
+		JOIN queen.partition_consumers c USING (partition_id) WHERE p.name = 'long' AND c.consumer_group = 'billing'`
+	d.want(lag, "129")
+	r := d.push(`[{"queue": "orders.new", "partition": "long", "transactionId": "in between"}]`)
+	d.want(lag, "130")
+	d.want("SELECT seq FROM queen.messages WHERE id = "+quote(r[0].MessageID), "251")
+	d.run(`DELETE FROM queen.messages WHERE partition_id = md5('partition long')::uuid AND created_at < '2026-02-01 00:00:10Z'`)
+	d.migrate()
+	d.settled()
+	d.want(lag, "130")
+	d.want("SELECT seq FROM queen.messages WHERE id = "+quote(r[0].MessageID), "251")
+	d.want(`SELECT tail_seq FROM queen.partition_lookup WHERE partition_id = md5('partition long')::uuid`, "49")
 }
 
 // migrateUntil runs the migration and breaks its connection when broken says so

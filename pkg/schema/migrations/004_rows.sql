@@ -10,6 +10,9 @@
 -- a batch may write), queend.rows (set: how many rows this batch worked on) and
 -- queend.done (set to true by the last one).
 --
+-- Counts are true before queend serves, so lag is exact from then on. Numbering a
+-- hundred million messages takes hours, and serving does not wait for it.
+--
 -- Order: a batch takes the heads that it works under in the order of their ids,
 -- as pushes do.
 -- rows:
@@ -112,6 +115,7 @@ END
 $queend$;
 
 -- step: every message has a number
+-- later:
 -- needs: UPDATE on table queen.messages and queen.partition_lookup
 -- batched:
 -- From the newest to the oldest: what retention takes away at the old end
@@ -155,6 +159,7 @@ END
 $queend$;
 
 -- step: every dead letter has a copy of its message
+-- later:
 -- needs: UPDATE on table queen.dead_letter_queue and SELECT on queen.messages
 -- batched:
 DO $queend$
@@ -182,6 +187,7 @@ END
 $queend$;
 
 -- step: dead letters outlive their message
+-- later:
 -- needs: ownership of table queen.dead_letter_queue
 -- when: SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass('queen.dead_letter_queue') AND confrelid = to_regclass('queen.messages'))
 -- The one thing of Queen's that is dropped: the foreign key by which retention
@@ -200,6 +206,7 @@ END
 $queend$;
 
 -- step: dead letters without a partition are found
+-- later:
 -- needs: ownership of table queen.dead_letter_queue
 -- when: SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND NOT convalidated AND conrelid = to_regclass('queen.dead_letter_queue') AND confrelid = to_regclass('queen.partitions'))
 -- Queen has no such key, so rows may be left whose partition is gone. They are
