@@ -309,7 +309,14 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 
 // send writes one step to the connection: all statements and one Sync.
 func (s *Store) send(statements []queue.Statement, now time.Duration) {
-	out, parsed := s.out[:0], s.parsed[:0]
+	out, parsed, lead := s.out[:0], s.parsed[:0], 0
+	if s.conn.link.lax {
+		lead = 1
+		out = appendParse(out, durable)
+		out = appendBind(out, "", nil)
+		out = appendExecute(out)
+		parsed = append(parsed, true)
+	}
 	for i := range statements {
 		st := &statements[i]
 		whole := st.Unnamed || s.inline || s.conn.link.inline
@@ -324,7 +331,7 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	}
 	out = appendSync(out)
 	s.out, s.parsed = keep(out, outBytesKept), parsed
-	s.pipeline.begin(s.current, parsed)
+	s.pipeline.begin(s.current, lead, parsed)
 	s.state, s.sentAt = busy, now
 	s.stats.Steps.Add(1)
 	s.arm(now + s.db.config.HungAfter)

@@ -192,10 +192,10 @@ func remedy(code string) string {
 		return "the password is wrong; check PG_USER and PG_PASSWORD, or DATABASE_URL"
 	case "3D000":
 		return "the database does not exist; create it (createdb), or name another in PG_DB or DATABASE_URL"
-	case "3F000", "42P01", "42703", "42883":
+	case "3F000", "42P01", "42P10", "42703", "42704", "42883":
 		return "queend's tables are missing or old; run `queend migrate apply` on this database"
 	case "42501":
-		return "the role lacks a right; grant it what `queend migrate print` shows at its end, or run queend as the owner of schema queen"
+		return "the role lacks a right on schema queen or its tables; grant it, or connect as their owner"
 	}
 	if strings.HasPrefix(code, "28") {
 		return "the server does not let this role in from here; check its pg_hba.conf, and PG_USER and PG_USE_SSL"

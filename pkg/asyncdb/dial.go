@@ -19,6 +19,7 @@ type link struct {
 	nc     net.Conn // a socket that a loop can poll: TCP, or one end of a Unix pair
 	about  string   // for the log: where it leads
 	inline bool     // statements cannot be prepared here
+	lax    bool     // sessions do not wait for their commits to reach the disk
 }
 
 // dial begins an attempt to connect. It runs on the loop.
@@ -63,7 +64,7 @@ func (s *Store) connect(ctx context.Context) (l link, err error) {
 
 // equip sets up a new connection and takes it out of pgconn's hands.
 func (s *Store) equip(ctx context.Context, pc *pgconn.PgConn, late map[string]string) (l link, err error) {
-	if err := s.db.setUp(ctx, pc, late); err != nil {
+	if l.lax, err = s.db.setUp(ctx, pc, late); err != nil {
 		return link{}, err
 	}
 	if l.inline, err = s.db.prepare(ctx, pc); err != nil {
@@ -145,14 +146,17 @@ next:
 	return late
 }
 
-// settings are read and made on each new connection. A session that does not wait for
-// its commits to reach the disk is made to, because a 2xx means durable; the row that
-// comes back says that it was needed. Noticing a client that is gone while a statement
-// runs (PostgreSQL 14) frees the locks of a step that we gave up.
+// durable makes a transaction wait until its commit has reached the disk, because a 2xx
+// means durable. It is put before the statements of each step where that is not the
+// default: for the one transaction, since behind a pooler the session of the next one
+// may be another.
+const durable = `SELECT set_config('synchronous_commit', 'on', true)`
+
+// What is asked for on each new connection. Noticing a client that is gone while a
+// statement runs (PostgreSQL 14) frees the locks of a step that we gave up.
 const (
-	durable = `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
-	watch   = `SELECT set_config('client_connection_check_interval', '500ms', false) WHERE current_setting('client_connection_check_interval', true) IS NOT NULL`
-	check   = `SELECT current_setting('transaction_read_only'), current_setting('server_encoding'), current_setting('fsync')`
+	watch = `SELECT set_config('client_connection_check_interval', '500ms', false) WHERE current_setting('client_connection_check_interval', true) IS NOT NULL`
+	check = `SELECT current_setting('transaction_read_only'), current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit')`
 )
 
 // errReadOnly is the server that cannot be written to: a standby, or one that is set
@@ -164,35 +168,29 @@ type readOnlyError struct{}
 func (*readOnlyError) Error() string    { return "the server is read-only" }
 func (*readOnlyError) SQLState() string { return readOnly }
 
-// setUp makes and checks the settings of a new connection, in one round trip.
-func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[string]string) error {
-	if pc.ParameterStatus("client_encoding") != "UTF8" {
-		return fmt.Errorf("the server does not speak UTF-8 with us but %q", pc.ParameterStatus("client_encoding"))
+// setUp makes and checks the settings of a new connection, in one round trip. lax: its
+// transactions need durable.
+func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[string]string) (lax bool, err error) {
+	if encoding := pc.ParameterStatus("client_encoding"); encoding != "UTF8" {
+		return false, fmt.Errorf("the server does not speak UTF-8 with us but %q", encoding)
 	}
 	p := pc.StartPipeline(ctx)
 	for name, value := range late {
 		p.SendQueryParams(`SELECT set_config($1, $2, false)`, [][]byte{[]byte(name), []byte(value)}, nil, nil, nil)
 	}
-	for _, sql := range []string{durable, watch, check} {
-		p.SendQueryParams(sql, nil, nil, nil, nil)
-	}
+	p.SendQueryParams(watch, nil, nil, nil, nil)
+	p.SendQueryParams(check, nil, nil, nil, nil)
 	rows, err := results(p)
 	if err != nil {
-		return fmt.Errorf("cannot set up the new connection: %w", err)
+		return false, fmt.Errorf("cannot set up the new connection: %w", err)
 	}
-	if n := len(late); len(rows) != n+3 {
-		return errors.New("cannot set up the new connection: the server answered too little")
+	last := len(late) + 1
+	if len(rows) != last+1 || len(rows[last]) != 1 || len(rows[last][0]) != 4 {
+		return false, errors.New("cannot set up the new connection: the server answered something else")
 	}
-	rows = rows[len(late):]
-	if len(rows[0]) > 0 {
-		db.warnOnce("synchronous_commit", "synchronous_commit is off on the server; it is switched on for queend's sessions, because an answered push must be durable")
-	}
-	if len(rows[2]) != 1 || len(rows[2][0]) != 3 {
-		return errors.New("cannot set up the new connection: the server answered something else")
-	}
-	state := rows[2][0]
+	state := rows[last][0]
 	if string(state[0]) == "on" {
-		return errReadOnly
+		return false, errReadOnly
 	}
 	if encoding := string(state[1]); encoding != "UTF8" {
 		db.warnOnce("server_encoding", "the database's encoding is "+encoding+" and not UTF8; messages with characters outside it will be refused")
@@ -200,7 +198,10 @@ func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[strin
 	if string(state[2]) == "off" {
 		db.warnOnce("fsync", "fsync is off on the server: what is answered as stored does not survive a crash of its machine")
 	}
-	return nil
+	if lax = string(state[3]) == "off"; lax {
+		db.warnOnce("synchronous_commit", "synchronous_commit is off on the server; it is switched on for each push, because an answered push must be durable")
+	}
+	return lax, nil
 }
 
 // results reads all results of a pipeline with one Sync, which it sends.

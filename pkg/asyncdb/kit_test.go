@@ -34,10 +34,12 @@ type rig struct {
 	sent  bytes.Buffer
 	shut  int   // times that the lane closed its socket
 	fails error // the next write fails with it
-	log   bytes.Buffer
-	ids   *queue.IDs
-	queue queue.Config
-	pg    *server
+
+	inline bool // the next connection cannot prepare statements
+	log    bytes.Buffer
+	ids    *queue.IDs
+	queue  queue.Config
+	pg     *server
 }
 
 type wait struct {
@@ -127,7 +129,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
-	c := &conn{store: r.store, link: link{about: "the test's server"}}
+	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline}}
 	r.conn = c
 	c.opened(func(b []byte) error {
 		if err := r.fails; err != nil {

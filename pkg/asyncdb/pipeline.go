@@ -22,6 +22,7 @@ import (
 // It is pure: bytes of messages in, calls of the batch out.
 type pipeline struct {
 	rows   rows   // who hears of rows and tags; nil for a probe, which has no statements
+	lead   int    // statements of the store's own before those of rows, which hears nothing of them
 	parsed []bool // per statement: it was sent with a Parse
 	at     int    // the statement whose replies come now
 	phase  phase
@@ -46,12 +47,14 @@ const (
 	skipping               // ReadyForQuery: a statement failed
 )
 
-// begin says that a step was sent: one entry of parsed per statement.
-func (p *pipeline) begin(r rows, parsed []bool) {
+// begin says that a step was sent: one entry of parsed per statement, of which the first
+// lead are the store's own.
+func (p *pipeline) begin(r rows, lead int, parsed []bool) {
 	if p.phase != quiet {
 		panic("BUG: a step is sent while another is in flight")
 	}
-	p.rows, p.parsed, p.at, p.err = r, append(p.parsed[:0], parsed...), -1, nil
+	p.rows, p.lead, p.at, p.err = r, lead, -1, nil
+	p.parsed = append(p.parsed[:0], parsed...)
 	p.turn()
 }
 
@@ -87,13 +90,17 @@ func (p *pipeline) frame(kind byte, body []byte) (ready bool, err error) {
 		if p.values, err = dataRow(p.values, body); err != nil {
 			return false, err
 		}
-		p.rows.Row(p.at, p.values)
+		if i := p.at - p.lead; i >= 0 {
+			p.rows.Row(i, p.values)
+		}
 	case kind == kindComplete && p.phase == wantRows:
 		n, err := tagRows(body)
 		if err != nil {
 			return false, err
 		}
-		p.rows.Tag(p.at, n)
+		if i := p.at - p.lead; i >= 0 {
+			p.rows.Tag(i, n)
+		}
 		p.turn()
 	case kind == kindReady && (p.phase == wantReady || p.phase == skipping):
 		if len(body) != 1 {

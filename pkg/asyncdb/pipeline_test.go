@@ -17,17 +17,19 @@ func (h *heard) Row(stmt int, values [][]byte) {
 }
 func (h *heard) Tag(stmt int, rows int64) { *h = append(*h, fmt.Sprintf("tag %d %d", stmt, rows)) }
 
-// talk sends a step of statements ("p": with a Parse, "b": without) and gives the
+// talk sends a step of statements ("p": with a Parse, "b": without, "l": the store's own)
+// and gives the
 // pipeline messages: 1 2 D C Z as on the wire, T for a ReadyForQuery inside a
 // transaction, E for an error. It returns what was told, and how it ended.
 func talk(statements, messages string) string {
 	var p pipeline
 	var h heard
 	var parsed []bool
-	for _, s := range statements {
+	lead := strings.Count(statements, "l")
+	for _, s := range strings.ReplaceAll(statements, "l", "p") {
 		parsed = append(parsed, s == 'p')
 	}
-	p.begin(&h, parsed)
+	p.begin(&h, lead, parsed)
 	for i, m := range messages {
 		var ready bool
 		var err error
@@ -76,6 +78,11 @@ func TestRepliesBelongToTheirStatements(t *testing.T) {
 	f("bpb", "2C12C2CZ", "tag 0 7, tag 1 7, tag 2 7, committed")
 	f("", "Z", "committed")
 	f("bb", "2C2", "tag 0 7, open")
+
+	// Of the store's own statements the batch hears nothing.
+	f("lb", "12DC2DCZ", `row 0 ["x"], tag 0 7, committed`)
+	f("lpb", "12C12C2CZ", "tag 0 7, tag 1 7, committed")
+	f("lb", "1EZ", "failed 23505")
 
 	// An error at each place, and what the server skips is not waited for.
 	f("pb", "EZ", "failed 23505")
@@ -130,7 +137,7 @@ func TestAMalformedBodyBreaksTheLane(t *testing.T) {
 		t.Helper()
 		var p pipeline
 		var h heard
-		p.begin(&h, []bool{false})
+		p.begin(&h, 0, []bool{false})
 		for i := range bodies {
 			_, err := p.frame(kinds[i], []byte(bodies[i]))
 			if last := i == len(bodies)-1; last != errors.Is(err, errFrameBody) {
@@ -146,12 +153,12 @@ func TestAMalformedBodyBreaksTheLane(t *testing.T) {
 
 func TestADroppedStepIsForgotten(t *testing.T) {
 	var p pipeline
-	p.begin(&heard{}, []bool{false, false})
+	p.begin(&heard{}, 0, []bool{false, false})
 	p.drop()
 	if p.busy() {
 		t.Error("the step is still in flight")
 	}
-	p.begin(nil, nil)
+	p.begin(nil, 0, nil)
 	if ready, err := p.frame('Z', []byte("I")); !ready || err != nil {
 		t.Error(ready, err)
 	}
@@ -164,6 +171,6 @@ func TestASecondStepInFlightIsABug(t *testing.T) {
 		}
 	}()
 	var p pipeline
-	p.begin(&heard{}, []bool{false})
-	p.begin(&heard{}, []bool{false})
+	p.begin(&heard{}, 0, []bool{false})
+	p.begin(&heard{}, 0, []bool{false})
 }

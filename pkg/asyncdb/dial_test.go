@@ -1,0 +1,201 @@
+package asyncdb
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// script is a server of our own for one connection after another. Each is given to
+// serve and then closed.
+func script(t *testing.T, serve func(c net.Conn)) (port int) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			serve(c)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-done
+	})
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// TestAStrangerOnThePort: whatever answers there, connecting fails and says so, and
+// nothing else happens.
+func TestAStrangerOnThePort(t *testing.T) {
+	f := func(name, want string, settings string, serve func(c net.Conn)) {
+		t.Helper()
+		port := script(t, serve)
+		s := newStage(t, fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable %s", port, settings), 1)
+		s.sick("")
+		if h := s.db.Health(); !strings.Contains(h.LastError, want) {
+			t.Errorf("%s: %s", name, h.LastError)
+		}
+		s.pusher(0).push("q/p/1").is("unavailable")
+	}
+	say := func(what string) func(net.Conn) {
+		return func(c net.Conn) {
+			_, _ = pgproto3.NewBackend(c, c).ReceiveStartupMessage()
+			_, _ = c.Write([]byte(what))
+		}
+	}
+	f("HTTP", "body length", "", say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"))
+	f("nothing", "cannot connect", "", say(""))
+	f("a length without an end", "cannot connect", "", say("R\xff\xff\xff\xff"))
+	f("another encoding", "does not speak UTF-8", "", func(c net.Conn) {
+		b := pgproto3.NewBackend(c, c)
+		_, _ = b.ReceiveStartupMessage()
+		_, _ = c.Write(encode(&pgproto3.AuthenticationOk{}, &pgproto3.ParameterStatus{Name: "client_encoding", Value: "LATIN1"}, &pgproto3.ReadyForQuery{TxStatus: 'I'}))
+		_, _ = b.Receive()
+	})
+	// pgconn takes the first row of an answer that has none.
+	f("no rows", "cannot make sense", "target_session_attrs=primary", func(c net.Conn) {
+		b := pgproto3.NewBackend(c, c)
+		_, _ = b.ReceiveStartupMessage()
+		_, _ = c.Write(encode(&pgproto3.AuthenticationOk{}, &pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"}, &pgproto3.ReadyForQuery{TxStatus: 'I'}))
+		_, _ = b.Receive()
+		_, _ = c.Write(encode(&pgproto3.RowDescription{}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 0")}, &pgproto3.ReadyForQuery{TxStatus: 'I'}))
+		_, _ = b.Receive()
+	})
+	// An answer to our own question that has another shape.
+	f("other columns", "cannot set up", "", func(c net.Conn) {
+		_ = pretend(c, func(string) []pgproto3.BackendMessage { return nil }, "")
+	})
+	f("settings refused", "42704", "", func(c net.Conn) {
+		_ = pretend(c, nil, "current_setting('transaction_read_only')")
+	})
+	f("statements refused", "42704", "", func(c net.Conn) {
+		_ = pretend(c, checkRow, "INSERT INTO queen.queues")
+	})
+	f("the end in the middle", "cannot", "", func(c net.Conn) {
+		_ = pretend(c, func(sql string) []pgproto3.BackendMessage {
+			if strings.Contains(sql, "transaction_read_only") {
+				c.Close()
+			}
+			return nil
+		}, "")
+	})
+}
+
+// TestAPoolerThatHandsSessionsAround has the statements prepared by somebody else
+// already; they are sent whole then.
+func TestAPoolerThatHandsSessionsAround(t *testing.T) {
+	port := script(t, func(c net.Conn) { _ = pretendCode(c, checkRow, "INSERT INTO queen.queues", duplicatePrepared) })
+	db := open(t, Config{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port)})
+	ctx, cancel := context.WithTimeout(context.Background(), guard)
+	defer cancel()
+	s := db.newStore(Services{}, func() Batch { return nil })
+	l, err := s.connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.nc.Close()
+	if !l.inline {
+		t.Error("they are taken for prepared")
+	}
+}
+
+func TestStatementsAreSentWholeWhereTheyCannotBePrepared(t *testing.T) {
+	r := newRig(t)
+	r.inline = true
+	r.open()
+	a := r.push("q/p/1")
+	r.pass()
+	r.serve()
+	a.is("queued")
+	b := r.push("q/p/2")
+	r.pass()
+	if got := r.sent.Bytes()[0]; got != 'P' {
+		t.Errorf("the step begins with %q", got)
+	}
+	r.serve()
+	b.is("queued")
+}
+
+// checkRow answers our question about settings as PostgreSQL does.
+func checkRow(sql string) []pgproto3.BackendMessage {
+	if strings.Contains(sql, "transaction_read_only") {
+		return []pgproto3.BackendMessage{&pgproto3.DataRow{Values: [][]byte{[]byte("off"), []byte("UTF8"), []byte("on"), []byte("on")}}}
+	}
+	return nil
+}
+
+// pretend answers what a lane asks when it connects. rows gives the rows of a
+// statement; the one that contains refuse fails, as all do that follow up to the Sync.
+func pretend(c net.Conn, rows func(sql string) []pgproto3.BackendMessage, refuse string) error {
+	return pretendCode(c, rows, refuse, "42704")
+}
+
+func pretendCode(c net.Conn, rows func(sql string) []pgproto3.BackendMessage, refuse, code string) error {
+	b := pgproto3.NewBackend(c, c)
+	if _, err := b.ReceiveStartupMessage(); err != nil {
+		return err
+	}
+	b.Send(&pgproto3.AuthenticationOk{})
+	b.Send(&pgproto3.ParameterStatus{Name: "client_encoding", Value: "UTF8"})
+	b.Send(&pgproto3.BackendKeyData{ProcessID: 1, SecretKey: []byte{0, 0, 0, 1}})
+	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	syncs, sql, failed := 0, "", false
+	for syncs < 2 { // the settings, the statements
+		if err := b.Flush(); err != nil {
+			return err
+		}
+		m, err := b.Receive()
+		if err != nil {
+			return err
+		}
+		if failed {
+			if _, ok := m.(*pgproto3.Sync); !ok {
+				continue
+			}
+		}
+		switch m := m.(type) {
+		case *pgproto3.Parse:
+			sql = m.Query
+			if refuse != "" && strings.Contains(sql, refuse) {
+				failed = true
+				b.Send(refusalOf("ERROR", code))
+				continue
+			}
+			b.Send(&pgproto3.ParseComplete{})
+		case *pgproto3.Bind:
+			b.Send(&pgproto3.BindComplete{})
+		case *pgproto3.Describe:
+			if m.ObjectType == 'S' {
+				b.Send(&pgproto3.ParameterDescription{})
+			}
+			b.Send(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("a")}, {Name: []byte("b")}, {Name: []byte("c")}, {Name: []byte("d")}}})
+		case *pgproto3.Execute:
+			if rows != nil {
+				for _, r := range rows(sql) {
+					b.Send(r)
+				}
+			}
+			b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
+		case *pgproto3.Sync:
+			syncs++
+			failed = false
+			b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+		default:
+			return fmt.Errorf("an unexpected message: %T", m)
+		}
+	}
+	return b.Flush()
+}
