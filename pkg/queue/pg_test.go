@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,18 +20,48 @@ import (
 // hang is how long a test waits for what must happen.
 const hang = 2 * time.Minute
 
+// template is a database with queend's tables, made once; databases are its copies.
+var template struct {
+	once sync.Once
+	n    atomic.Int64
+}
+
 // database is a fresh database with queend's tables.
 func database(t testing.TB) string {
 	t.Helper()
-	connString := postgrestest.Database(t)
+	server := postgrestest.Shared(t)
+	admin := server.ConnString("postgres")
+	template.once.Do(func() {
+		if err := server.CreateDatabase(context.Background(), "queue_template"); err != nil {
+			t.Fatal(err)
+		}
+		migrate(t, server.ConnString("queue_template"))
+	})
+	name := fmt.Sprintf("queue_%d", template.n.Add(1))
+	run := func(sql string) {
+		conn, err := pgconn.Connect(context.Background(), admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		if _, err := conn.Exec(context.Background(), sql).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("CREATE DATABASE " + name + " TEMPLATE queue_template")
+	t.Cleanup(func() { run("DROP DATABASE " + name + " WITH (FORCE)") })
+	return server.ConnString(name)
+}
+
+func migrate(t testing.TB, connString string) {
+	t.Helper()
 	config, err := pgconn.ParseConfig(connString)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
+	if _, err := schema.Migrate(context.Background(), config, nil); err != nil {
 		t.Fatal(err)
 	}
-	return connString
 }
 
 // store is the smallest store there is: one connection, one batch at a time, and
@@ -462,15 +493,8 @@ func TestNamesThatTheDatabaseCannotEncodeAreTheirRequestsAlone(t *testing.T) {
 	query(t, server.ConnString("postgres"), `CREATE DATABASE latin1 ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`)
 	db := server.ConnString("latin1")
 	t.Cleanup(func() { query(t, server.ConnString("postgres"), `DROP DATABASE latin1 WITH (FORCE)`) })
-	config, err := pgconn.ParseConfig(db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := schema.Migrate(t.Context(), config, nil); err != nil {
-		t.Fatal(err)
-	}
+	migrate(t, db)
 	s := newStore(t, db)
-	query(t, db, `SET client_encoding TO 'UTF8'`)
 	if _, err := s.conn.Exec(t.Context(), `SET client_encoding TO 'UTF8'`).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
