@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -21,54 +22,56 @@ const hang = 2 * time.Minute
 type db struct {
 	t      testing.TB
 	config *pgconn.Config
+	conn   *pgconn.PgConn // of run, once it was needed
 }
 
-var templates struct {
+// free are databases that no test uses at the moment. Making a database costs
+// much more than emptying one.
+var free struct {
 	sync.Mutex
-	names map[string]bool
-	count int
+	configs []*pgconn.Config
 }
 
-// copyOf makes a database that holds what the SQL in a file of testdata made; ""
-// is an empty one. Files are run once and copied then. "small " before the name
-// of Queen's fixture leaves most of its messages out.
+// copyOf is a database that holds what the SQL in a file of testdata makes; "" is
+// an empty one. "small " before the name of Queen's fixture leaves most of its
+// messages out.
 func copyOf(t testing.TB, file string) *db {
 	t.Helper()
-	server := postgrestest.Shared(t)
-	admin := &db{t, parse(t, server.ConnString("postgres"))}
-	templates.Lock()
-	defer templates.Unlock()
-	template := "template0"
-	if file != "" {
-		template = "fixture_" + strings.Map(func(r rune) rune {
-			if r == '.' || r == '-' || r == ' ' {
-				return '_'
-			}
-			return r
-		}, file)
-		if !templates.names[template] {
-			admin.run("CREATE DATABASE " + template + " TEMPLATE template0")
-			name, small := strings.CutPrefix(file, "small ")
-			text, err := os.ReadFile("testdata/" + name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sql := string(text)
-			if small {
-				sql = strings.ReplaceAll(strings.ReplaceAll(sql, "4500", "250"), "3200", "120")
-			}
-			(&db{t, parse(t, server.ConnString(template))}).run(sql)
-			if templates.names == nil {
-				templates.names = map[string]bool{}
-			}
-			templates.names[template] = true
-		}
+	d := &db{t: t}
+	free.Lock()
+	if n := len(free.configs); n > 0 {
+		d.config, free.configs = free.configs[n-1], free.configs[:n-1]
 	}
-	templates.count++
-	name := fmt.Sprintf("schema_%d", templates.count)
-	admin.run("CREATE DATABASE " + name + " TEMPLATE " + template)
-	t.Cleanup(func() { admin.run("DROP DATABASE " + name + " WITH (FORCE)") })
-	return &db{t, parse(t, server.ConnString(name))}
+	free.Unlock()
+	if d.config == nil {
+		connString, _ := postgrestest.DatabaseOn(t, postgrestest.Shared(t))
+		d.config = parse(t, connString)
+	}
+	t.Cleanup(func() {
+		free.Lock()
+		defer free.Unlock()
+		free.configs = append(free.configs, d.config)
+	})
+	d.load(file)
+	return d
+}
+
+// load empties the database and fills it as copyOf does.
+func (d *db) load(file string) {
+	d.t.Helper()
+	sql := "DROP SCHEMA IF EXISTS queen CASCADE;"
+	if file != "" {
+		name, small := strings.CutPrefix(file, "small ")
+		text, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if small {
+			text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("4500"), []byte("250")), []byte("3200"), []byte("120"))
+		}
+		sql += string(text)
+	}
+	d.run(sql)
 }
 
 func parse(t testing.TB, connString string) *pgconn.Config {
@@ -93,18 +96,16 @@ func (d *db) connect() *pgconn.PgConn {
 	return conn
 }
 
-// run sends sql on a connection of its own and returns the last result, a row a
-// line, columns separated by "|".
+// run sends sql and returns the last result, a row a line, columns separated by
+// "|". Not for two goroutines at once.
 func (d *db) run(sql string) string {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), hang)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, d.config)
-	if err != nil {
-		d.t.Fatal(err)
+	if d.conn == nil {
+		d.conn = d.connect()
 	}
-	defer conn.Close(ctx)
-	text, err := query(ctx, conn, sql)
+	text, err := query(ctx, d.conn, sql)
 	if err != nil {
 		d.t.Fatalf("%.200s: %v", sql, err)
 	}
@@ -155,18 +156,10 @@ func (d *db) want(sql, answer string) {
 // ids that are made at random. Short: rows as one hash per table.
 func (d *db) dump(short bool) string {
 	d.t.Helper()
-	conn := d.connect()
-	defer conn.Close(context.Background())
-	ctx, cancel := context.WithTimeout(context.Background(), hang)
-	defer cancel()
 	var b strings.Builder
 	section := func(name, sql string) {
 		d.t.Helper()
-		text, err := query(ctx, conn, sql)
-		if err != nil {
-			d.t.Fatalf("%s: %v", sql, err)
-		}
-		fmt.Fprintf(&b, "== %s\n%s\n", name, text)
+		fmt.Fprintf(&b, "== %s\n%s\n", name, d.run(sql))
 	}
 	section("columns", `SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid), a.attnum
 		FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
@@ -182,10 +175,7 @@ func (d *db) dump(short bool) string {
 		"queend_migrations": "{began_at,applied_at}",
 		"partition_lookup":  "{id,updated_at}",
 	}
-	tables, err := query(ctx, conn, `SELECT relname FROM pg_class WHERE relnamespace = 'queen'::regnamespace AND relkind = 'r' ORDER BY 1`)
-	if err != nil {
-		d.t.Fatal(err)
-	}
+	tables := d.run(`SELECT relname FROM pg_class WHERE relnamespace = 'queen'::regnamespace AND relkind = 'r' ORDER BY 1`)
 	for _, table := range strings.Fields(tables) {
 		rows := "to_jsonb(t)::text"
 		if random[table] != "" {

@@ -44,7 +44,7 @@ func (d *db) refused(sql string) (code, message string) {
 	d.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), hang)
 	defer cancel()
-	_, err := query(ctx, d.connect(), sql)
+	_, err := query(ctx, d.conn, sql)
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		d.t.Fatalf("%s: not refused: %v", sql, err)

@@ -54,7 +54,7 @@ func (d *db) as(user, rights string) *db {
 	d.t.Cleanup(func() { d.run(fmt.Sprintf("DROP OWNED BY %[1]s CASCADE; DROP ROLE %[1]s", user)) })
 	config := d.config.Copy()
 	config.User, config.Password = user, "secret"
-	return &db{d.t, config}
+	return &db{t: d.t, config: config}
 }
 
 func TestAFreshDatabaseIsReadyAfterOneCall(t *testing.T) {
@@ -372,10 +372,11 @@ func TestAnOldServerIsRefused(t *testing.T) {
 
 func TestAReadOnlyDatabaseIsRefusedOnlyWhereThereIsSomethingToDo(t *testing.T) {
 	d := copyOf(t, "")
-	admin := &db{t, parse(t, postgrestest.Shared(t).ConnString("postgres"))}
+	admin := &db{t: t, config: parse(t, postgrestest.Shared(t).ConnString("postgres"))}
 	readOnly := func(on string) {
 		admin.run("ALTER DATABASE " + d.config.Database + " SET default_transaction_read_only = " + on)
 	}
+	defer readOnly("off")
 	readOnly("on")
 	if text := d.fails(); !strings.Contains(text, "standby or read-only; connect to the primary") {
 		t.Error(text)

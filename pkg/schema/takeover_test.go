@@ -291,8 +291,9 @@ func TestATakeOverThatDiesAtAStatementIsResumed(t *testing.T) {
 	if os.Getenv("QUEEND_TEST_LONG") != "" {
 		stride = 1
 	}
+	d := copyOf(t, small015)
 	for at := stride; at <= sent; at += stride {
-		d := copyOf(t, small015)
+		d.load(small015)
 		if _, ended := d.migrateUntil(func(n int, _ string) bool { return n == at }); ended {
 			t.Errorf("ended although it was broken before statement %d", at)
 		}

@@ -205,7 +205,7 @@ CREATE FUNCTION queen.pop_specific_batch(batch jsonb) RETURNS jsonb
 LANGUAGE sql AS $$ SELECT '[]'::jsonb $$;
 
 -- Ids are made from names, so that a row can be found again.
-CREATE FUNCTION pg_temp.id(name text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$ SELECT md5(name)::uuid $$;
+CREATE OR REPLACE FUNCTION pg_temp.id(name text) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$ SELECT md5(name)::uuid $$;
 
 INSERT INTO queen.queues (id, name, namespace, task, lease_time, retry_limit, encryption_enabled, created_at)
 SELECT pg_temp.id('queue ' || name), name, split_part(name, '.', 1), split_part(name, '.', 2), 30, 2, false, '2026-01-01Z'
