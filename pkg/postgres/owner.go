@@ -137,6 +137,9 @@ func (o owner) writeFile(path string, content []byte) error {
 	if _, err := file.Write(content); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("cannot write %s: %w", path, err)
+	}
 	return file.Close()
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,10 +200,10 @@ func ask(t *testing.T, s *Server, statements ...string) (answer string) {
 }
 
 // until polls; a condition that never comes true fails the test after hang.
-func until(t *testing.T, what string, true_ func() bool) {
+func until(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	ctx := deadline(t)
-	for !true_() {
+	for !holds() {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("never: %s", what)
@@ -211,8 +212,8 @@ func until(t *testing.T, what string, true_ func() bool) {
 	}
 }
 
-// running counts the live processes that work in a directory.
-func running(dir string) (pids []int) {
+// processes lists those that work in a directory.
+func processes(dir string) (pids []int) {
 	cwds, _ := filepath.Glob("/proc/[0-9]*/cwd")
 	for _, cwd := range cwds {
 		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(cwd)))
@@ -301,7 +302,7 @@ func TestStopIsIdempotentAndLeavesNothing(t *testing.T) {
 	}
 	<-done
 	<-s.Done()
-	if pids := running(dir); len(pids) != 0 {
+	if pids := processes(dir); len(pids) != 0 {
 		t.Errorf("still running: %v", pids)
 	}
 	if s.Pid() != 0 || exists(filepath.Join(dir, "data", "postmaster.pid")) || exists(filepath.Join(dir, ".s.PGSQL.5432")) {
@@ -338,7 +339,7 @@ func killedOwner(t *testing.T, dir string, before func(pid, supervisor int), env
 	if before != nil {
 		before(pid, supervisor)
 	}
-	pids := append(running(dir), supervisor)
+	pids := append(processes(dir), supervisor)
 	if len(pids) < 3 {
 		t.Fatalf("the server has only the processes %v", pids)
 	}
@@ -346,7 +347,7 @@ func killedOwner(t *testing.T, dir string, before func(pid, supervisor int), env
 	for _, pid := range pids {
 		until(t, "process "+strconv.Itoa(pid)+" ends", func() bool { return !alive(pid) })
 	}
-	if pids := running(dir); len(pids) != 0 {
+	if pids := processes(dir); len(pids) != 0 {
 		t.Errorf("still running: %v", pids)
 	}
 	return sockets
@@ -451,7 +452,7 @@ func TestACrashLosesNothingThatWasCommitted(t *testing.T) {
 		if err := s.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		if pids := running(s.Dir()); len(pids) != 0 {
+		if pids := processes(s.Dir()); len(pids) != 0 {
 			t.Errorf("still running: %v", pids)
 		}
 	})
@@ -511,7 +512,7 @@ func TestAPausedServerAnswersWhenItIsResumed(t *testing.T) {
 	if err := s.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	pids := running(s.Dir())
+	pids := processes(s.Dir())
 	for _, pid := range pids {
 		until(t, "process "+strconv.Itoa(pid)+" is stopped", func() bool {
 			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -624,6 +625,55 @@ func TestALongDirectoryHasItsSocketElsewhere(t *testing.T) {
 	}
 }
 
+func TestOddDirectories(t *testing.T) {
+	parent := home(t)
+	if err := os.Chmod(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{`a "b" it's \ $HOME;*`, "one,two"} {
+		dir := filepath.Join(parent, name)
+		if out, err := exec.Command("cp", "-a", initialised(t), dir).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		s := start(t, Options{Dir: dir})
+		for _, connString := range []string{s.ConnString("postgres"), s.URL("postgres")} {
+			if err := connect(t, connString).Ping(deadline(t)); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAServerRunsAlsoWhenNobodyRefersToIt(t *testing.T) {
+	pid := func() int {
+		s, err := Start(deadline(t), Options{Dir: initialised(t), Throwaway: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Pid()
+	}()
+	for range 3 {
+		runtime.GC()
+	}
+	running.Range(func(key, _ any) bool {
+		if r := key.(*run); r.pid == pid {
+			if r.exited() {
+				t.Error("it was stopped")
+			}
+			r.stop()
+			r.forget()
+			pid = 0
+		}
+		return true
+	})
+	if pid != 0 {
+		t.Error("it was forgotten")
+	}
+}
+
 func TestNotAsRoot(t *testing.T) {
 	s := start(t, Options{Dir: initialised(t)})
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Pid()))
@@ -732,13 +782,14 @@ func TestAStartThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 		if got := refused(t, o); !strings.Contains(got, why) {
 			t.Errorf("refused with %q, not %q", got, why)
 		}
-		if pids := running(dir); len(pids) != 0 {
+		if pids := processes(dir); len(pids) != 0 {
 			t.Errorf("still running: %v", pids)
 		}
 	}
 	f(Options{Bin: "/nowhere"}, "there is no initdb")
 	f(Options{Settings: map[string]string{"no_such_setting": "1"}}, "no_such_setting")
 	f(Options{SocketDir: "/tmp/" + strings.Repeat("x", 100)}, "longer than the 107 bytes")
+	f(Options{SocketDir: "/tmp/one,/tmp/two"}, "has a comma")
 	s := start(t, Options{Dir: dir})
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
@@ -769,7 +820,7 @@ func TestAStartThatIsCancelledLeavesNothing(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
-		if pids := running(dir); len(pids) != 0 {
+		if pids := processes(dir); len(pids) != 0 {
 			t.Errorf("still running: %v", pids)
 		}
 	}
@@ -784,7 +835,7 @@ func TestAStartThatIsCancelledLeavesNothing(t *testing.T) {
 		s.Stop()
 		t.Errorf("with a context that has ended: %v", err)
 	}
-	if pids := running(dir); len(pids) != 0 {
+	if pids := processes(dir); len(pids) != 0 {
 		t.Errorf("still running: %v", pids)
 	}
 	start(t, Options{Dir: dir})

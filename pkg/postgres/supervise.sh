@@ -11,8 +11,8 @@
 # fd 4 is an flock that every process of this server inherits, so that it is free
 # only when the last of them has ended. This script just holds it.
 #
-# Postgres is a child of this shell and is not reaped before the last line that
-# uses its pid, so no signal can reach a stranger.
+# Postgres is a child of this shell, which reaps it: its pid cannot become a
+# stranger's before that, and 0.05 s after it nobody uses it any more.
 
 sockets=$2 throwaway=$3
 shift 3
@@ -64,7 +64,7 @@ exec 3<&-
 wait "$pg"
 status=$?
 kill "$watcher" 2>/dev/null
-wait "$watcher"
+wait "$watcher" 2>/dev/null # or the shell says "Terminated"
 if [ $? = 1 ]; then
 	[ -n "$sockets" ] && rm -rf -- "$sockets"
 	[ -n "$throwaway" ] && rm -rf -- "$throwaway"
