@@ -271,7 +271,9 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 	case ClassStale:
 		b.stale(g)
 	case ClassData:
-		b.refuse(g, Fault{Invalid, err.Message}, true)
+		if !b.halve(g) {
+			b.refuse(g, err.Message)
+		}
 	case ClassRetry, ClassUnknown:
 		if class == ClassUnknown && kind == pushStep {
 			b.maybeStored(g)
@@ -329,8 +331,8 @@ func (b *Batch) Expire(now time.Duration) []*Op {
 
 // Decided returns the ops that are decided and not yet given back, and the batch
 // forgets them: so that a request need not wait for others when a batch was split.
-// To be called after Step; optional: what is not taken here is in Ops at the end. Valid until the next call of
-// any method.
+// Step finds what is decided, so it is called first. Optional: what is not taken here
+// is in Ops at the end. Valid until the next call of any method.
 func (b *Batch) Decided() []*Op {
 	b.view = b.view[:0]
 	for i := range b.entries {
@@ -369,56 +371,61 @@ func (b *Batch) decide(i int, f Fault) {
 // endGroup ends the group that has nothing more to do.
 func (b *Batch) endGroup() {
 	g := b.groups[len(b.groups)-1]
-	for i := g.lo; i < g.hi; i++ {
-		b.decide(i, Fault{})
-	}
+	b.decideAll(&g, Fault{})
 	if !g.met && b.h.storm > 0 {
 		b.h.storm--
 	}
 	b.groups = b.groups[:len(b.groups)-1]
 }
 
-// refuse sets a group aside that cannot go on as it is: of several requests each half
-// is tried alone, the first half first; a single one hears f, or, if items is set, is
-// done and says so in each of its items.
-func (b *Batch) refuse(g *group, f Fault, items bool) {
+// halve sets a group aside that cannot go on as it is, and puts its halves in its
+// place, the first to be worked first. false: it is a single request.
+func (b *Batch) halve(g *group) bool {
 	open := 0
 	for i := g.lo; i < g.hi; i++ {
 		if !b.entries[i].decided {
 			open++
 		}
 	}
-	if open > 1 {
-		half, i := open/2, g.lo
-		for ; half > 0; i++ {
-			if !b.entries[i].decided {
-				half--
-			}
-		}
-		winners := b.h.storm > 0
-		left := group{lo: g.lo, hi: i, winners: winners}
-		right := group{lo: i, hi: g.hi, winners: winners}
-		b.groups = append(b.groups[:len(b.groups)-1], right, left)
-		return
+	if open < 2 {
+		return false
 	}
-	for i := g.lo; i < g.hi; i++ {
-		if b.entries[i].decided {
-			continue
+	half, i := open/2, g.lo
+	for ; half > 0; i++ {
+		if !b.entries[i].decided {
+			half--
 		}
-		if items && b.entries[i].maybe {
+	}
+	winners := b.h.storm > 0
+	left := group{lo: g.lo, hi: i, winners: winners}
+	right := group{lo: i, hi: g.hi, winners: winners}
+	b.groups = append(b.groups[:len(b.groups)-1], right, left)
+	return true
+}
+
+// decideAll ends what is left of a group.
+func (b *Batch) decideAll(g *group, f Fault) {
+	for i := g.lo; i < g.hi; i++ {
+		b.decide(i, f)
+	}
+}
+
+// refuse ends a request that PostgreSQL refuses: it says so in each of its items.
+func (b *Batch) refuse(g *group, why string) {
+	for i := g.lo; i < g.hi; i++ {
+		e := &b.entries[i]
+		switch {
+		case e.decided:
+		case e.maybe:
 			// What PostgreSQL refuses now it may have taken before, or may yet take: the guilty
 			// item was perhaps not sent then, as the duplicate of another request's that is
 			// gone since. `failed` would say that nothing is stored.
-			b.decide(i, Fault{Unavailable, "the messages may have been stored; push them again with the same transactionId (" + f.Message + ")"})
-			continue
-		}
-		if !items {
-			b.decide(i, f)
-			continue
-		}
-		for j := range b.entries[i].op.Items {
-			if it := &b.entries[i].op.Items[j]; it.Status == Pending {
-				it.Status, it.Error = Failed, f.Message
+			b.decide(i, Fault{Unavailable, "the messages may have been stored; push them again with the same transactionId (" + why + ")"})
+		default:
+			for j := range e.op.Items {
+				if it := &e.op.Items[j]; it.Status == Pending {
+					it.Status, it.Error = Failed, why
+				}
 			}
 		}
 	}
@@ -432,8 +439,8 @@ func (b *Batch) stale(g *group) {
 	for i := range b.gather.dups {
 		b.gather.dups[i].at.known = false
 	}
-	if g.stale++; g.stale > staleMax {
-		b.refuse(g, Fault{Unavailable, "the queue was deleted or changed while the messages were pushed; push them again"}, false)
+	if g.stale++; g.stale > staleMax && !b.halve(g) {
+		b.decideAll(g, Fault{Unavailable, "the queue was deleted or changed while the messages were pushed; push them again"})
 	}
 }
 
@@ -459,7 +466,7 @@ func (b *Batch) retry(g *group, now time.Duration, err *SQLError) time.Duration 
 			continue
 		}
 		if e.op.tries > RetriesMax || e.op.Deadline != 0 && now+after >= e.op.Deadline {
-			b.decide(i, Fault{Unavailable, "PostgreSQL could not store the messages in " + strconv.Itoa(e.op.tries) + " tries: " + err.Message})
+			b.decide(i, Fault{Unavailable, "PostgreSQL could not store the messages, try " + strconv.Itoa(e.op.tries) + " ended with: " + err.Message})
 		} else {
 			left = true
 		}

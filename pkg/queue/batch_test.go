@@ -102,7 +102,7 @@ func TestRetriesWaitLongerEachTimeAndEnd(t *testing.T) {
 	s.step(pushing)
 	s.expect(s.fail("40P01"), Verdict{Continue, 0, ClassRetry})
 	s.step("")
-	s.expect(op.Fault, Fault{Unavailable, "PostgreSQL could not store the messages in 4 tries: no (40P01)"})
+	s.expect(op.Fault, Fault{Unavailable, "PostgreSQL could not store the messages, try 4 ended with: no (40P01)"})
 }
 
 func TestARetryThatWouldEndAfterTheDeadlineIsNotMade(t *testing.T) {

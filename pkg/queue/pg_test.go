@@ -635,7 +635,7 @@ func TestDeadlocksAndLockTimeoutsAreTriedAgain(t *testing.T) {
 			ops := s.push(`{"items":[{"queue":"a"}]}`)
 			want := "q"
 			if fail > RetriesMax {
-				want = "fault 3: PostgreSQL could not store the messages in 4 tries: injected"
+				want = "fault 3: PostgreSQL could not store the messages, try 4 ended with: injected"
 			}
 			expectStatuses(t, ops, want)
 			query(t, db, `DROP TRIGGER fail ON queen.messages`)

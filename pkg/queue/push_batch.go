@@ -31,8 +31,8 @@ type gathering struct {
 	made    int64   // heads, as push_heads's tag says
 }
 
-// row is one item that is to be inserted. item points into its op and must not be
-// touched once the entry has given its op back; all else of it can be.
+// row is one item that is to be inserted. Its op may be given back while the step is in
+// flight, so that all that is needed then is here; the item is found by itemOf.
 type row struct {
 	partition UUID // where, as the hint says
 	id        UUID
@@ -65,6 +65,7 @@ func (g *gathering) reset() {
 	g.unknown, g.rows, g.dups, g.heads, g.updated, g.made = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
 }
 
+// shrink gives back what a large batch has needed.
 func (b *Batch) shrink() {
 	g := &b.gather
 	if cap(g.rows) > rowsKeptMax {
@@ -237,7 +238,7 @@ func (b *Batch) itemOf(r *row) *Item {
 	return &e.op.Items[r.item]
 }
 
-// begin empties the statements and makes room for n params.
+// begin empties the statements and makes at least n buffers for params.
 func (b *Batch) begin(n int) {
 	b.stmts, b.params = b.stmts[:0], b.params[:0]
 	for len(b.buf) < n {
@@ -247,7 +248,7 @@ func (b *Batch) begin(n int) {
 	b.params = slices.Grow(b.params, 2*pushParams)
 }
 
-// statement appends a statement whose params are those that buf[i] for each i of bufs.
+// statement appends a statement. Its params are the buffers with these numbers.
 func (b *Batch) statement(name string, bufs ...int) {
 	from := len(b.params)
 	for _, i := range bufs {
@@ -389,8 +390,8 @@ func (b *Batch) winnersFound(g *group) {
 		g.met, g.vain = true, 0
 		b.h.storm = stormBatches
 	case collided:
-		if g.vain++; g.vain > vainMax {
-			b.refuse(g, Fault{Unavailable, "PostgreSQL reports a duplicate that cannot be found; push the messages again"}, false)
+		if g.vain++; g.vain > vainMax && !b.halve(g) {
+			b.decideAll(g, Fault{Unavailable, "PostgreSQL reports a duplicate that cannot be found; push the messages again"})
 		}
 	}
 }
@@ -520,7 +521,7 @@ func (b *Batch) pushed(g *group) {
 		// Every head was there and locked, else the insert had failed; so somebody has put
 		// something (a trigger, a rule) on the table that keeps it from being updated. The
 		// messages are stored and their numbers are wrong: no answer would be right.
-		b.refuseAll(g, Fault{Internal, "queen.partition_lookup was not updated as it should; is there a trigger on it?"})
+		b.decideAll(g, Fault{Internal, "queen.partition_lookup was not updated as it should; is there a trigger on it?"})
 		return
 	}
 	for i := range b.gather.rows {
@@ -534,11 +535,5 @@ func (b *Batch) pushed(g *group) {
 		if it := b.itemOf(r); it != nil {
 			it.Status, it.WinnerID = Duplicate, r.other
 		}
-	}
-}
-
-func (b *Batch) refuseAll(g *group, f Fault) {
-	for i := g.lo; i < g.hi; i++ {
-		b.decide(i, f)
 	}
 }
