@@ -12,7 +12,9 @@
 // connection that is shared through a proxy a lenient reading is somebody else's
 // request (RFC 9112 §11.2). The rules, each beside the line that keeps it:
 //
-//   - a line ends with CR LF and nothing else; CR appears nowhere else (§2.2)
+//   - a line ends with CR LF and nothing else; CR appears nowhere else (§2.2, which
+//     lets a recipient take LF alone for a line's end: two readers who disagree
+//     about that see different requests, and no client of today sends it)
 //   - one space between method, target and version (§3)
 //   - no space before a field's colon, no folded lines, no control bytes (§5)
 //   - one way to know the length: one Content-Length with one number, or
@@ -35,6 +37,7 @@ const (
 	// HeadDone: the head is whole and valid, the body is not there yet. It is said
 	// once in a request, and not at all when the body is whole by then: now is the
 	// time to look at budgets and to answer an expectation (Request.ExpectContinue).
+	// Go on as after NeedMore.
 	HeadDone
 	// Complete: Parser.Request is whole.
 	Complete
