@@ -246,26 +246,46 @@ func (s *server) connection() (*pgconn.Config, error) {
 }
 
 // migrate brings the schema up to date, as soon as PostgreSQL answers, and tells
-// whether payloads are jsonb.
+// whether payloads are jsonb. What a large database of Queen's takes long for, and
+// no push needs, goes on in the background.
 func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, err error) {
+	report, err := s.insist(ctx, conn, schema.Prepare, "the database is not ready; pushes hear 503, trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
+	if err != nil {
+		return false, err
+	}
+	if report.Left > 0 {
+		s.log.Info().Int("steps", report.Left).Msg("the schema can be served; what is left goes on in the background, and with the next start if it is interrupted")
+		go func() {
+			_, _ = s.insist(ctx, conn, schema.Migrate, "the rest of the migration was interrupted, trying again")
+		}()
+	}
+	return report.Layout.JSONB(), nil
+}
+
+// migration is schema.Prepare or schema.Migrate.
+type migration func(context.Context, *pgconn.Config, func(schema.Progress)) (schema.Report, error)
+
+// insist runs a migration again and again until it succeeds, or ctx ends. What goes
+// wrong is logged once, with a sentence.
+func (s *server) insist(ctx context.Context, conn *pgconn.Config, run migration, sentence string) (schema.Report, error) {
 	started, last := time.Now(), ""
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		report, err := schema.Migrate(ctx, conn, s.logProgress)
+		report, err := run(ctx, conn, s.logProgress)
 		if err == nil {
-			s.log.Info().Bool("fresh", report.Fresh).Int("steps", report.Steps).Dur("took", time.Since(started)).
+			s.log.Info().Bool("fresh", report.Fresh).Int("steps", report.Steps).Int64("rows", report.Rows).Dur("took", time.Since(started)).
 				Str("payload", report.Layout.Payload).Msg("the schema is up to date")
-			return report.Layout.JSONB(), nil
+			return report, nil
 		}
 		if ctx.Err() != nil {
-			return false, errStopped
+			return report, errStopped
 		}
 		if err.Error() != last {
 			last = err.Error()
-			s.log.Error().Err(err).Msg("the database is not ready; pushes hear 503, trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
+			s.log.Error().Err(err).Msg(sentence)
 		}
 		select {
 		case <-ctx.Done():
-			return false, errStopped
+			return report, errStopped
 		case <-time.After(pause):
 		}
 	}
