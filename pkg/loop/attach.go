@@ -39,7 +39,7 @@ var ErrClosed = errors.New("the socket is closed")
 // panic in a callback ends the guest. Any goroutine.
 func (l *Loop) Attach(nc net.Conn, opened func(write func([]byte) error, close func()), data func([]byte), closed func(error)) {
 	g := &guest{loop: l, onOpened: opened, onData: data, onClosed: closed}
-	if !l.running() {
+	if !l.up.Load() {
 		l.Post(func() { l.enrollGuest(nc, g) })
 		return
 	}

@@ -108,6 +108,19 @@ func TestAGuestHearsWhyItEnded(t *testing.T) {
 	}, unix.EPIPE)
 }
 
+func TestAGuestMayBeClosedAsSoonAsItIsOpened(t *testing.T) {
+	b := newBench(t, Options{})
+	for range 100 {
+		ours, theirs := socketpair(t)
+		ended := make(chan error, 2)
+		b.Loops()[0].Attach(ours, func(_ func([]byte) error, end func()) { end() }, nil, func(err error) { ended <- err })
+		if err := receive(t, ended); err != nil {
+			t.Fatal(err)
+		}
+		_ = theirs.Close()
+	}
+}
+
 func TestAGuestThatCannotBeTakenHearsClosedAlone(t *testing.T) {
 	b := newBench(t, Options{})
 	ended := make(chan error, 1)

@@ -83,7 +83,6 @@ func (c *conn) opened(s socket) {
 	l.clock = l.Now()
 	c.socket, c.fd, c.wasOpened = s, s.Fd(), true
 	c.since = l.clock
-	l.count.connsOpened.Add(1)
 	l.admit(c)
 	if l.draining {
 		c.lastOrders()
@@ -196,9 +195,14 @@ func (c *conn) serve() {
 	if !x.keep || l.draining {
 		c.phase = deaf
 	}
-	l.count.requests.Add(1)
 	x.handling, c.handling = true, true
-	c.handle(x)
+	if l.exchanges.open > l.server.options.RequestsMax {
+		l.count.refused(503)
+		x.Reply(503, []byte(refusalHeader+retryLater), appendRefusal(nil, "too many requests wait for their answers, try again in a second"), false)
+	} else {
+		l.count.requests.Add(1)
+		c.handle(x)
+	}
 	c.handling, x.handling = false, false
 	x.request = nil
 	if x.state == free {
@@ -487,6 +491,8 @@ func (c *conn) timeOut() {
 	case c.full:
 		l.count.timeouts[timeoutWrite].Add(1)
 		c.abort()
+	case c.phase < paused && c.hasInput():
+		// It is we who are late: the process was stopped for a while, say.
 	case c.phase == head:
 		l.count.timeouts[timeoutHead].Add(1)
 		c.refuse(408, "the head of the request took too long")
@@ -538,7 +544,6 @@ func (c *conn) bury() {
 	if c.half {
 		l.halfs--
 	}
-	l.count.connsClosed.Add(1)
 	l.dismiss(c)
 }
 

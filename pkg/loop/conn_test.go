@@ -261,6 +261,22 @@ func TestAClientThatExpects100ContinueHearsIt(t *testing.T) {
 	c.send("hi")
 	c.hears(200, "hi")
 
+	// The same, but it does not wait: then it is too late for a 100.
+	c = b.dial()
+	c.send(get("/hold") + "POST /last HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+	x := b.take()
+	eventually(t, "the head has come", func() (come bool) {
+		on(t, x.Loop(), func() { come = x.conn.owed })
+		return come
+	})
+	c.send("hi")
+	eventually(t, "the body has come", func() bool { return b.Stats().Requests == 7 })
+	b.reply(x, 200, "first")
+	c.hears(200, "first")
+	c.hears(200, "hi")
+	c.send(get("/after"))
+	c.hears(200, "/after")
+
 	// Refused at the head.
 	c = b.dial()
 	c.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999999\r\n\r\n")
@@ -304,9 +320,22 @@ func TestAHalfClosedClientIsAnswered(t *testing.T) {
 	c.hearsEnd()
 
 	// More than the kernel takes at once, and from the handler itself.
-	c = f(strings.Repeat(get("/mega"), 10))
-	for range 10 {
-		if r, body := c.answer(); r.StatusCode != 200 || len(body) != 1<<20 {
+	c = b.dial()
+	c.send(strings.Repeat(get("/kilo?narrow"), 5))
+	_ = c.CloseWrite()
+	eventually(t, "the loop knows", func() bool {
+		halfs := 0
+		for _, l := range b.Loops() {
+			on(t, l, func() {
+				if halfs += l.halfs; l.halfs > 0 && (len(l.slow) != 1 || l.outbound == 0) {
+					t.Error("nothing waits")
+				}
+			})
+		}
+		return halfs == 1
+	})
+	for range 5 {
+		if r, body := c.answer(); r.StatusCode != 200 || len(body) != 256<<10 {
 			t.Fatal(r.StatusCode, len(body))
 		}
 	}
@@ -750,6 +779,33 @@ func TestAHalfClosedClientsPipelineGoesOnToo(t *testing.T) {
 		c.hears(200, fmt.Sprint(i))
 	}
 	c.hearsEnd()
+}
+
+func TestRequestsThatWaitAreBoundedForALoop(t *testing.T) {
+	b := newBench(t, Options{RequestsMax: 3})
+	c, d := b.dial(), b.dial()
+	c.send(get("/hold") + get("/hold"))
+	x, y := b.take(), b.take()
+	d.send(get("/hold"))
+	z := b.take()
+	d.send(get("/a"))
+	for _, x := range []*Exchange{x, y, z} {
+		eventually(t, "the surplus is counted", func() bool { return b.Stats().Refused[503] == 1 })
+		b.reply(x, 200, "held")
+	}
+	c.hears(200, "held")
+	c.hears(200, "held")
+	d.hears(200, "held")
+	if r := d.hears(503, ""); r.Header.Get("Retry-After") == "" || r.Close {
+		t.Fatal(r.Header)
+	}
+	d.send(get("/b"))
+	d.hears(200, "/b")
+	on(t, b.Loops()[0], func() {
+		if n := b.Loops()[0].exchanges.open; n != 0 {
+			t.Error("in use:", n)
+		}
+	})
 }
 
 func TestUnparsedRequestsAreBounded(t *testing.T) {

@@ -106,6 +106,7 @@ func appendHex(to []byte, v uint64) []byte {
 type exchangePool struct {
 	first, last *Exchange
 	count       int
+	open        int // exchanges that are in use
 }
 
 const (
@@ -123,6 +124,7 @@ func (l *Loop) exchange(c *conn) *Exchange {
 	} else {
 		x = &Exchange{loop: l}
 	}
+	p.open++
 	x.conn, x.next, x.state, x.accepted = c, nil, open, l.clock
 	return x
 }
@@ -132,6 +134,7 @@ func (x *Exchange) release() {
 	x.request, x.gone, x.conn, x.next = nil, nil, nil, nil
 	x.held = nil
 	x.state = free
+	x.loop.exchanges.open--
 	if !x.handling {
 		x.pool()
 	}

@@ -172,7 +172,7 @@ func TestClientsThatLeaveAtAnyMomentLeaveNothingBehind(t *testing.T) {
 	receive(t, answered)
 	for _, l := range b.Loops() {
 		on(t, l, func() {
-			if l.inbound != 0 || l.outbound != 0 || len(l.slow) != 0 || l.halfs != 0 {
+			if l.inbound != 0 || l.outbound != 0 || len(l.slow) != 0 || l.halfs != 0 || l.exchanges.open != 0 {
 				t.Errorf("left over: %d in, %d out, %d watched, %d half-closed", l.inbound, l.outbound, len(l.slow), l.halfs)
 			}
 		})

@@ -18,7 +18,8 @@ type Loop struct {
 	server *Server
 	index  int
 
-	home socket // the waker's: the way into this loop
+	home socket      // the waker's: the way into this loop
+	up   atomic.Bool // start has succeeded, home may be used
 
 	// The way in for other goroutines.
 	mu       sync.Mutex
@@ -168,14 +169,8 @@ func (l *Loop) start(e *engine) error {
 			panic("BUG: two wakers were enrolled in one loop")
 		}
 	}
+	l.up.Store(true)
 	return nil
-}
-
-// running says whether start succeeded and dispose was not called.
-func (l *Loop) running() bool {
-	l.wakeLock.RLock()
-	defer l.wakeLock.RUnlock()
-	return l.wakeFD >= 0
 }
 
 // pass runs what waits: connections that became writable, timers, posted and deferred
@@ -368,6 +363,7 @@ func (l *Loop) end() {
 
 // dispose lets go of the way in.
 func (l *Loop) dispose() {
+	l.up.Store(false)
 	l.wakeLock.Lock()
 	defer l.wakeLock.Unlock()
 	if l.wakeFD >= 0 {

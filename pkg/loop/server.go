@@ -48,6 +48,9 @@ type Options struct {
 	// PipelineRequestsMax is how many requests of one connection may wait for their
 	// replies (1,000). Further ones are not parsed until some have gone.
 	PipelineRequestsMax int
+	// RequestsMax is how many requests of one loop may wait for their replies (100,000).
+	// Further ones are answered 503 without being handled.
+	RequestsMax int
 	// OutputBytesMax is how many bytes a connection may have unsent, held-back answers
 	// included, when one more answer comes (1 MiB). More: the reader does not read, and is
 	// closed. So a single answer may be larger.
@@ -107,6 +110,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"ConnsMax", &o.ConnsMax, 20_000},
 		{"FilesReserve", &o.FilesReserve, 128},
 		{"PipelineRequestsMax", &o.PipelineRequestsMax, 1_000},
+		{"RequestsMax", &o.RequestsMax, 100_000},
 		{"OutputBytesMax", &o.OutputBytesMax, 1 << 20},
 		{"UnreadBytesMax", &o.UnreadBytesMax, 128 << 10},
 		{"InboundBytesMax", &o.InboundBytesMax, 0},
@@ -402,7 +406,7 @@ func (s *Server) stopLoops() {
 func (s *Server) everywhere(f func(*Loop)) {
 	var done sync.WaitGroup
 	for _, l := range s.loops {
-		if !l.running() {
+		if !l.up.Load() {
 			continue
 		}
 		done.Add(1)

@@ -411,6 +411,12 @@ func TestShutdownLetsOpenRequestsHaveTheirAnswers(t *testing.T) {
 		t.Fatal("did not wait:", err)
 	default:
 	}
+	for _, l := range b.Loops() {
+		eventually(t, "each loop drains", func() (drains bool) {
+			on(t, l, func() { drains = l.draining })
+			return drains
+		})
+	}
 	b.reply(y, 200, "second")
 	b.reply(x, 200, "first")
 	if r := waiting.hears(200, "first"); r.Close {

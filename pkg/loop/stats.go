@@ -8,8 +8,6 @@ type counters struct {
 	requests       atomic.Uint64
 	answers        [6]atomic.Uint64 // by the first digit of the status
 	refusals       [len(refusedStatuses)]atomic.Uint64
-	connsOpened    atomic.Uint64
-	connsClosed    atomic.Uint64
 	bytesIn        atomic.Uint64
 	bytesOut       atomic.Uint64
 	timeouts       [timeoutKinds]atomic.Uint64
