@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 
@@ -91,9 +92,11 @@ func (a *acceptor) run(s *Server) {
 			}
 		}
 		nc, err := a.listener.Accept()
-		switch {
-		case errors.Is(err, net.ErrClosed):
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		entering.reap() // those that failed are not connected: count them out first
+		switch {
 		case err != nil:
 			entering.waitAll() // their duplicates may be what is missing
 		case s.conns.Load() >= int64(s.connsMax):
@@ -107,6 +110,8 @@ func (a *acceptor) run(s *Server) {
 			if outage.failures > 0 {
 				entering.waitAll() // one at a time, until it works again
 			}
+		}
+		if err == nil {
 			err, entering.err = entering.err, nil
 		}
 		if err != nil {
@@ -164,23 +169,30 @@ func (e *entering) add(nc net.Conn, l *Loop) {
 		return
 	}
 	e.line = append(e.line, entry{c, enrollment})
-	for len(e.line) > 0 {
-		first := e.line[0]
-		if len(e.line) > enteringMax {
-			e.done(first.conn, first.enrollment.wait())
-		} else if done, err := first.enrollment.isDone(); done {
-			e.done(first.conn, err)
-		} else {
-			return
+}
+
+// reap looks at what became of the oldest ones.
+func (e *entering) reap() {
+	n := 0
+	for _, first := range e.line {
+		done, err := first.enrollment.isDone()
+		if !done && len(e.line)-n < enteringMax {
+			break
 		}
-		e.line = append(e.line[:0], e.line[1:]...)
+		if !done {
+			err = first.enrollment.wait()
+		}
+		e.done(first.conn, err)
+		n++
 	}
+	e.line = slices.Delete(e.line, 0, n)
 }
 
 func (e *entering) waitAll() {
 	for _, first := range e.line {
 		e.done(first.conn, first.enrollment.wait())
 	}
+	clear(e.line)
 	e.line = e.line[:0]
 }
 

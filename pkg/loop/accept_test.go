@@ -289,6 +289,7 @@ func TestAProcessWithFewDescriptorsTakesFewerClients(t *testing.T) {
 			in = append(in, k)
 		} else if r.StatusCode == 503 && r.Header.Get("Retry-After") != "" {
 			out = append(out, k)
+			_ = k.Close()
 		} else {
 			t.Fatal(r)
 		}

@@ -23,7 +23,7 @@
 // when accept fails for want of descriptors (accept.go is ours instead), and because
 // it sets SO_REUSEPORT to be in every loop, which lets a second process steal half of
 // the connections without a word. A loop is reachable before any client is, through
-// one end of a unix socketpair enrolled in it (waker.go).
+// one end of a unix socketpair enrolled in it (loop.go).
 //
 // Answers are written by us and not by gnet's Write: gnet closes a connection whose
 // client has shut down its sending side, and throws away what it could not write yet,
