@@ -36,11 +36,14 @@ type Batch interface {
 type gather struct {
 	limits Limits
 
-	ops   []*queue.Op // ops[head:] wait, nil where one was taken out
+	ops   []*queue.Op // ops[head:] wait
 	head  int
-	live  int // ops that wait
-	rows  int // and their items
+	rows  int // items of what waits
 	bytes int // and their costs
+
+	// mixed: deadlines do not rise in the order of the ops, as they do when every op is
+	// given the same time. Then all must be looked at to find those that are due.
+	mixed bool
 
 	held      int // ops that were accepted and are not completed: waiting or in a batch
 	heldBytes int // and their costs
@@ -70,7 +73,6 @@ const (
 	refusedAway   refusal = "PostgreSQL is away, try again in a second"
 	refusedClosed refusal = "the server is stopping, try again in a second"
 	refusedLate   refusal = "PostgreSQL did not answer in time, try again in a second"
-	refusedGone   refusal = "the client is gone"
 )
 
 func newGather(l Limits) gather { return gather{limits: l, rowsCap: l.BatchRowsMax} }
@@ -107,7 +109,7 @@ func (g *gather) admit(op *queue.Op, now, busy time.Duration) refusal {
 func (g *gather) batches(op *queue.Op) int {
 	byRows := ceil(g.rows+len(op.Items), g.rowsCap)
 	byBytes := ceil(g.bytes+op.Cost, g.limits.BatchBytesMax)
-	if g.live == 0 {
+	if g.waiting() == 0 {
 		return 1 // alone, whatever its size
 	}
 	return max(byRows, byBytes)
@@ -115,91 +117,84 @@ func (g *gather) batches(op *queue.Op) int {
 
 func ceil(n, unit int) int { return (n + unit - 1) / unit }
 
+// waiting is how many ops wait.
+func (g *gather) waiting() int { return len(g.ops) - g.head }
+
 // push lets op wait.
 func (g *gather) push(op *queue.Op) {
-	if len(g.ops) == cap(g.ops) && g.head >= len(g.ops)/2 {
-		n := copy(g.ops, g.ops[g.head:])
+	n := g.waiting()
+	if n == 0 {
+		g.ops, g.head, g.mixed = g.ops[:0], 0, false
+	} else if op.Deadline < g.ops[len(g.ops)-1].Deadline {
+		g.mixed = true
+	}
+	if len(g.ops) == cap(g.ops) && g.head >= n {
+		copy(g.ops, g.ops[g.head:])
 		clear(g.ops[n:])
 		g.ops, g.head = g.ops[:n], 0
 	}
 	g.ops = append(g.ops, op)
-	g.count(op, 1)
+	g.rows += len(op.Items)
+	g.bytes += op.Cost
 	g.held++
 	g.heldBytes += op.Cost
 }
 
-func (g *gather) count(op *queue.Op, sign int) {
-	g.live += sign
-	g.rows += sign * len(op.Items)
-	g.bytes += sign * op.Cost
+// pop takes out the op that has waited longest. One must wait.
+func (g *gather) pop() *queue.Op {
+	op := g.ops[g.head]
+	g.ops[g.head] = nil
+	g.head++
+	g.rows -= len(op.Items)
+	g.bytes -= op.Cost
+	return op
 }
 
 // fill moves waiting ops into an empty batch, as many as one batch may have: at least
 // one, if one waits. One that is larger than a batch goes alone.
 func (g *gather) fill(b Batch, now time.Duration) {
-	for g.head < len(g.ops) {
+	for g.waiting() > 0 {
 		op := g.ops[g.head]
-		if op != nil {
-			if n := b.Rows(); n > 0 && (n+len(op.Items) > g.rowsCap || b.Bytes()+op.Cost > g.limits.BatchBytesMax) {
-				return
-			}
-			op.Sent = now
-			b.Add(op)
-			g.count(op, -1)
+		if n := b.Rows(); n > 0 && (n+len(op.Items) > g.rowsCap || b.Bytes()+op.Cost > g.limits.BatchBytesMax) {
+			return
 		}
-		g.ops[g.head] = nil
-		g.head++
+		op.Sent = now
+		b.Add(g.pop())
 	}
-	g.ops, g.head = g.ops[:0], 0
 }
 
 // expire takes out the ops whose deadline has come and appends them to late.
 func (g *gather) expire(now time.Duration, late []*queue.Op) []*queue.Op {
-	for i := g.head; i < len(g.ops); i++ {
-		if op := g.ops[i]; op != nil && op.Deadline != 0 && op.Deadline <= now {
-			g.ops[i] = nil
-			g.count(op, -1)
-			late = append(late, op)
+	for n := g.waiting(); n > 0; n-- {
+		switch op := g.ops[g.head]; {
+		case op.Deadline != 0 && op.Deadline <= now:
+			late = append(late, g.pop())
+		case g.mixed: // to the end; when all have been there, their order is as before
+			g.held--
+			g.heldBytes -= op.Cost
+			g.push(g.pop())
+		default:
+			return late
 		}
 	}
 	return late
 }
 
-// take takes out one op that waits; false: it does not wait here.
-func (g *gather) take(op *queue.Op) bool {
-	for i := g.head; i < len(g.ops); i++ {
-		if g.ops[i] == op {
-			g.ops[i] = nil
-			g.count(op, -1)
-			return true
-		}
-	}
-	return false
-}
-
 // soonest is the first deadline of all that wait and of more; 0: there is none.
 func (g *gather) soonest(more []*queue.Op) time.Duration {
+	wait := g.ops[g.head:]
+	if !g.mixed {
+		wait = wait[:min(1, len(wait))]
+	}
 	var first time.Duration
-	for _, list := range [...][]*queue.Op{g.ops[g.head:], more} {
+	for _, list := range [...][]*queue.Op{wait, more} {
 		for _, op := range list {
-			if op != nil && op.Deadline != 0 && (first == 0 || op.Deadline < first) {
+			if op.Deadline != 0 && (first == 0 || op.Deadline < first) {
 				first = op.Deadline
 			}
 		}
 	}
 	return first
-}
-
-// pop takes out the op that has waited longest; nil: none waits.
-func (g *gather) pop() *queue.Op {
-	for i := g.head; i < len(g.ops); i++ {
-		if op := g.ops[i]; op != nil {
-			g.ops[i] = nil
-			g.count(op, -1)
-			return op
-		}
-	}
-	return nil
 }
 
 // done forgets an op that is about to be completed.

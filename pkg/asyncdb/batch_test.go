@@ -36,7 +36,7 @@ func TestABatchTakesWhatFits(t *testing.T) {
 			g.push(opOf(rows[i], costs[i], 0))
 		}
 		var got []int
-		for g.live > 0 {
+		for g.waiting() > 0 {
 			var b bag
 			g.fill(&b, 7)
 			got = append(got, len(b.ops))
@@ -67,41 +67,43 @@ func TestABatchTakesWhatFits(t *testing.T) {
 	f([]int{1, 1}, []int{50, 1}, 1, 1)
 }
 
-func TestOpsKeepTheirOrderThroughHoles(t *testing.T) {
-	g := newGather(Limits{BacklogBytesMax: 1 << 30, BatchRowsMax: 3, BatchBytesMax: 1 << 20})
-	var all []*queue.Op
-	next := 0
-	for i := range 200 {
-		op := opOf(1, i, 0)
-		all = append(all, op)
-		g.push(op)
-		if i%5 == 0 {
-			if !g.take(op) || g.take(op) {
-				t.Fatal("an op is taken out once")
+func TestOpsKeepTheirOrder(t *testing.T) {
+	f := func(name string, deadline func(i int) time.Duration) {
+		t.Helper()
+		g := newGather(Limits{BacklogBytesMax: 1 << 30, BatchRowsMax: 3, BatchBytesMax: 1 << 20})
+		var all, out []*queue.Op
+		for i := range 300 {
+			op := opOf(1, i, deadline(i))
+			all = append(all, op)
+			g.push(op)
+			if i%2 == 0 {
+				var b bag
+				g.fill(&b, 1)
+				out = append(out, b.ops...)
 			}
-			g.done(op)
-		}
-		if i%2 == 0 {
-			var b bag
-			g.fill(&b, 1)
-			for _, op := range b.ops {
-				for all[next] != op {
-					if next%5 != 0 {
-						t.Fatalf("op %d was passed over", next)
-					}
-					next++
+			if i%7 == 0 {
+				if late := g.expire(1, nil); len(late) != 0 {
+					t.Errorf("%s: %d are late", name, len(late))
 				}
-				next++
-				g.done(op)
 			}
 		}
+		for g.waiting() > 0 {
+			out = append(out, g.pop())
+		}
+		for i, op := range out {
+			g.done(op)
+			if op != all[i] {
+				t.Fatalf("%s: op %d is not where it was", name, i)
+			}
+		}
+		if len(out) != len(all) || g.held != 0 || g.heldBytes != 0 || g.rows != 0 || g.bytes != 0 {
+			t.Errorf("%s: what is left: %+v", name, g)
+		}
 	}
-	for op := g.pop(); op != nil; op = g.pop() {
-		g.done(op)
-	}
-	if g.live != 0 || g.held != 0 || g.bytes != 0 {
-		t.Errorf("what is left: %+v", g)
-	}
+	f("no deadlines", func(int) time.Duration { return 0 })
+	f("rising deadlines", func(i int) time.Duration { return time.Duration(10 + i) })
+	f("falling deadlines", func(i int) time.Duration { return time.Duration(1000 - i) })
+	f("all sorts", func(i int) time.Duration { return time.Duration(i*7919%100) + 2 })
 }
 
 func TestAdmission(t *testing.T) {
@@ -126,7 +128,7 @@ func TestAdmission(t *testing.T) {
 	f("0.5 + 1 s with 1 s left", slow, opOf(1, 10, second), second/2, refusedWait)
 	f("overdue by a second: as long again, and its own", slow, op, second, accepted)
 	f("overdue by more", slow, op, second+1, refusedWait)
-	slow.live, slow.rows = 10, 10
+	slow.ops, slow.rows = make([]*queue.Op, 10), 10
 	f("0.5 + 2 s: a batch waits already", slow, op, second/2, refusedWait)
 	f("0.1 + 2 s, and a little", slow, opOf(1, 10, 2*second+second/10), 9*second/10, accepted)
 	f("two batches on a free lane", slow, opOf(1, 10, 2*second), -1, accepted)
@@ -154,8 +156,8 @@ func TestDeadlines(t *testing.T) {
 	if late := g.expire(20, nil); len(late) != 2 || late[0] != b || late[1] != d {
 		t.Error(late)
 	}
-	if got := g.soonest(nil); got != 30 || g.live != 2 {
-		t.Error(got, g.live)
+	if got := g.soonest(nil); got != 30 || g.waiting() != 2 {
+		t.Error(got, g.waiting())
 	}
 	if late := g.expire(1<<60, nil); len(late) != 1 || late[0] != a {
 		t.Error(late)

@@ -105,9 +105,8 @@ func (c *conn) closedBy(err error) {
 // bye closes the connection in an orderly way. Nothing may be in flight.
 func (c *conn) bye() {
 	c.gone = true
-	if c.write(appendTerminate(nil)) == nil {
-		c.shut()
-	}
+	_ = c.write(appendTerminate(nil)) // as good as it can
+	c.shut()
 }
 
 // write sends bytes; the connection may be gone when it returns.
@@ -221,9 +220,6 @@ func (s *Store) lost(c *conn, why error, now time.Duration) {
 	}
 	s.forget(c, why, now)
 	c.shut()
-	if s.working && len(s.current.Ops()) == 0 {
-		s.abandon() // all were given up meanwhile
-	}
 }
 
 // unknown tells the batch that the answer to its step will never come.

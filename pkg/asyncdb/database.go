@@ -68,6 +68,11 @@ func Open(c Config) (*Database, error) {
 	return db, nil
 }
 
+// Connection returns the settings of a connection as stores make it, for those who
+// connect to the same database in another way and must mean the same by it. The copy is
+// the caller's; there may be a password in it.
+func (db *Database) Connection() *pgconn.Config { return db.conn.Copy() }
+
 // Health is how the database is.
 type Health struct {
 	Lanes       int       // stores that are open

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -101,7 +102,7 @@ func TestAPoolerThatHandsSessionsAround(t *testing.T) {
 	db := open(t, Config{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port)})
 	ctx, cancel := context.WithTimeout(context.Background(), guard)
 	defer cancel()
-	s := db.newStore(Services{}, func() Batch { return nil })
+	s := db.newStore(Services{Now: func() time.Duration { return 0 }}, func() Batch { return nil })
 	l, err := s.connect(ctx)
 	if err != nil {
 		t.Fatal(err)

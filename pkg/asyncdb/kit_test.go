@@ -66,7 +66,6 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		Now:   func() time.Duration { return r.now },
 	}, func() Batch { return queue.NewBatch(&r.queue, hints) })
 	r.store.dialFn = func(context.Context) { r.dials++ }
-	r.store.downSince = r.now
 	r.store.dial(r.now)
 	return r
 }

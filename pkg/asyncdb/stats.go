@@ -21,7 +21,6 @@ type Stats struct {
 	Overloaded  atomic.Uint64 // ops refused at a bound of ours
 	Unavailable atomic.Uint64 // ops refused because PostgreSQL is known to be away
 	Expired     atomic.Uint64 // ops whose deadline came first
-	Cancelled   atomic.Uint64 // ops taken out before they were sent: their client was gone
 
 	Retries  atomic.Uint64 // steps to be tried again after a wait
 	Unknowns atomic.Uint64 // steps whose answer was lost with their connection

@@ -189,6 +189,9 @@ func TestALostConnectionIsInvisible(t *testing.T) {
 				at += len(reply)
 			}
 			a.is("queued queued")
+			if n := r.store.Stats().Unknowns.Load(); gone && n != 1 {
+				t.Errorf("%d steps count as unknown", n)
+			}
 			if n := len(r.pg.messages); gone && n != 3 || !gone && n != 2 {
 				t.Errorf("%d messages are stored", n)
 			}
@@ -308,6 +311,25 @@ func TestAwayIsSaidAtOnceAndOpsThatWereTakenWait(t *testing.T) {
 	a.is("queued")
 	b.is("queued")
 	d.is("queued")
+}
+
+func TestAnOutageIsNotTakenForASlowServer(t *testing.T) {
+	r := up(t)
+	a := r.pushWithin(time.Hour, "q/p/1")
+	r.pass()
+	r.conn.closedBy(errTest)
+	r.refuse(errTest)
+	r.sleep(time.Minute)
+	r.open()
+	r.serve()
+	a.is("queued")
+	b := r.push("q/p/2")
+	r.pass()
+	c := r.push("q/p/3") // behind a batch in flight
+	r.pass()
+	r.serve()
+	b.is("queued")
+	c.is("queued")
 }
 
 func TestOpsDoNotWaitLongerThanTheirDeadline(t *testing.T) {
@@ -563,22 +585,14 @@ func TestASlowServerGetsWhatItCanCarry(t *testing.T) {
 	}
 }
 
-func TestACancelledOpIsDroppedUnlessItWasSent(t *testing.T) {
+func TestACancelledOpIsStored(t *testing.T) {
 	r := up(t)
 	a := r.push("q/p/1")
-	r.pass()
-	b, c := r.push("q/p/2"), r.push("q/p/3")
 	r.store.Cancel(&a.op)
-	r.store.Cancel(&b.op)
 	a.is("waits")
-	b.is("unavailable")
+	r.pass()
 	r.serve()
 	a.is("queued")
-	c.is("queued")
-	r.store.Cancel(&c.op) // too late
-	if len(r.pg.messages) != 2 {
-		t.Errorf("%d messages", len(r.pg.messages))
-	}
 }
 
 func TestARetryWaitsAndHoldsTheLane(t *testing.T) {
@@ -604,6 +618,74 @@ func TestARetryWaitsAndHoldsTheLane(t *testing.T) {
 	if n := r.store.Stats().Retries.Load(); n != 1 {
 		t.Errorf("%d retries", n)
 	}
+}
+
+func TestARetryIsNoReasonToWaitForWhatIsGivenUp(t *testing.T) {
+	r := up(t)
+	first := r.push("q/p/0")
+	r.pass()
+	r.serve()
+	first.is("queued")
+	r.pg.fail = func(step, _ int, _ string) *pgproto3.ErrorResponse {
+		if step == 2 {
+			return refusalOf("ERROR", "40P01")
+		}
+		return nil
+	}
+	a, b := r.pushWithin(expireAhead+1, "q/p/1"), r.push("q/p/2")
+	r.pass()
+	r.serve()
+	a.is("unavailable") // no time is left for another try
+	b.is("waits")
+	r.sleep(100 * time.Millisecond)
+	r.serve()
+	b.is("queued")
+}
+
+func TestABatchThatTheServersTimeoutCutsIsFollowedBySmallerOnes(t *testing.T) {
+	r := up(t)
+	cut := true
+	r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
+		if cut && name == "push_insert" {
+			return refusalOf("ERROR", "57014")
+		}
+		return nil
+	}
+	for i := range 100 {
+		r.push(fmt.Sprintf("q/p/%d", i))
+	}
+	r.pass()
+	r.serve()
+	if r.store.gather.rowsCap != 50 {
+		t.Errorf("a batch may have %d rows", r.store.gather.rowsCap)
+	}
+	cut = false
+	r.sleep(100 * time.Millisecond)
+	r.serve()
+	if n := len(r.pg.messages); n != 100 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+func TestASplitBatchAnswersWhoIsDone(t *testing.T) {
+	r := up(t)
+	first := r.push("q/p/0")
+	r.pass()
+	r.serve()
+	first.is("queued")
+	r.pg.poison = map[string]string{"4": "22P02"}
+	a, b, c, d := r.push("q/p/1"), r.push("q/p/2"), r.push("q/p/3"), r.push("q/p/4")
+	r.pass()
+	r.answer(r.pg.read(t, &r.sent)) // all four: refused
+	a.is("waits")
+	r.answer(r.pg.read(t, &r.sent)) // the first half: stored
+	a.is("queued")
+	b.is("queued")
+	c.is("waits")
+	d.is("waits")
+	r.serve()
+	c.is("queued")
+	d.is("failed")
 }
 
 func TestAConnectionLostDuringARetrysWaitIsReplaced(t *testing.T) {
@@ -948,15 +1030,18 @@ func TestStatsAddUp(t *testing.T) {
 	}
 }
 
-func TestAPushAllocatesNothingHere(t *testing.T) {
+// pushing returns a function that takes n pushes of one message, in one pass, from Do to
+// OpDone; the server's answer is ready before.
+func pushing(t testing.TB, n int) func() {
 	r := up(t)
 	first := r.push("q/p/0")
 	r.pass()
 	r.serve()
 	first.is("queued")
-	// Everything is prepared before: the push, and what the server will say.
-	c := newCall(t, &r.queue, r.ids, "q/p/1")
-	items := append([]queue.Item(nil), c.op.Items...)
+	var calls []*call
+	for i := range n {
+		calls = append(calls, newCall(t, &r.queue, r.ids, fmt.Sprintf("q/p/a%d", i)))
+	}
 	reply := encode(
 		&pgproto3.BindComplete{}, &pgproto3.DataRow{Values: [][]byte{make([]byte, 8)}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")},
 		&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("UPDATE 1")},
@@ -964,24 +1049,51 @@ func TestAPushAllocatesNothingHere(t *testing.T) {
 	ends := make([]func(), 0, 4)
 	r.store.sv.Defer = func(f func()) { ends = append(ends, f) }
 	r.sent.Grow(1 << 20)
-	push := func() {
-		copy(c.op.Items, items)
-		c.done = 0
-		c.op.Deadline = r.now + 2*time.Second
-		r.store.Do(&c.op)
+	return func() {
+		for _, c := range calls {
+			c.done = 0
+			c.op.Items[0].Status = queue.Pending
+			c.op.Deadline = r.now + 2*time.Second
+			r.store.Do(&c.op)
+		}
 		for _, f := range ends {
 			f()
 		}
 		ends = ends[:0]
 		r.conn.data(reply)
 		r.sent.Reset()
-		if c.done != 1 || c.op.Items[0].Status != queue.Queued {
-			t.Fatal(c.outcome())
+		for _, c := range calls {
+			if c.done != 1 || c.op.Items[0].Status != queue.Queued {
+				t.Fatal(c.outcome())
+			}
 		}
 		r.now += time.Microsecond
 	}
+}
+
+func TestAPushAllocatesNothingHere(t *testing.T) {
+	push := pushing(t, 1)
 	push()
 	if n := testing.AllocsPerRun(1000, push); n > 0 {
 		t.Errorf("%v allocations a push", n)
+	}
+	push = pushing(t, 50)
+	push()
+	if n := testing.AllocsPerRun(100, push); n > 0 {
+		t.Errorf("%v allocations for 50 pushes", n)
+	}
+}
+
+// BenchmarkBatch is what a batch costs on the loop, from Do to OpDone, without sockets;
+// package queue's part is in it.
+func BenchmarkBatch(b *testing.B) {
+	for _, n := range []int{1, 50} {
+		b.Run(fmt.Sprintf("%d", n), func(b *testing.B) {
+			push := pushing(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				push()
+			}
+		})
 	}
 }

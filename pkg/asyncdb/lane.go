@@ -1,0 +1,262 @@
+package asyncdb
+
+import (
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// This file is the lane's way from one state to the next (the picture is in asyncdb.go):
+// what is sent when, and what an answer, an error or a timer leads to. How a connection
+// comes and goes is in conn.go. All of it runs on the loop.
+
+// fire runs at the end of a pass in which ops came to an idle lane.
+func (s *Store) fire() {
+	s.armed = false
+	if s.state == idle {
+		s.advance(s.sv.Now())
+	}
+}
+
+// advance sends the next step: of current if that has more to do, else of a batch of
+// what waits. The lane is connected and nothing is in flight. Ops are completed after
+// the next step is on its way, so that PostgreSQL works while answers are written.
+func (s *Store) advance(now time.Duration) {
+	s.state = idle
+	for s.working || s.load(now) {
+		if statements := s.current.Step(now); statements != nil {
+			s.send(statements, now)
+			if s.working {
+				s.completeAll(s.current.Decided(), now)
+			}
+			return
+		}
+		done := s.retire(now)
+		sent := false
+		if s.load(now) {
+			if statements := s.current.Step(now); statements != nil {
+				s.send(statements, now)
+				sent = true
+			}
+		}
+		s.completeAll(done.Ops(), now)
+		done.Reset()
+		if sent || !s.working {
+			break // what came meanwhile goes with the end of the pass
+		}
+	}
+	s.endIfDone()
+}
+
+// load makes current a batch of what waits; false: nothing waits.
+func (s *Store) load(now time.Duration) bool {
+	if s.gather.waiting() == 0 {
+		return false
+	}
+	s.gather.fill(s.current, now)
+	s.working, s.rerun, s.firedAt = true, false, now
+	s.stats.InFlightRows.Store(int64(s.current.Rows()))
+	s.gauge()
+	return true
+}
+
+// retire takes current, which is decided, off the lane; the caller completes its ops
+// and resets it before the lane can retire another.
+func (s *Store) retire(now time.Duration) (done Batch) {
+	done = s.current
+	s.current, s.spare = s.spare, done
+	s.working = false
+	rows, took := done.Rows(), now-s.firedAt
+	if !s.rerun { // else the time is that of an outage
+		s.gather.learn(took, rows)
+	}
+	s.stats.InFlightRows.Store(0)
+	s.stats.Batches.Add(1)
+	s.stats.Rows.Add(uint64(rows))
+	s.stats.BatchRows.Observe(uint64(rows))
+	s.stats.BatchNanos.Observe(uint64(took))
+	return done
+}
+
+// send writes one step to the connection: all statements and one Sync.
+func (s *Store) send(statements []queue.Statement, now time.Duration) {
+	out, parsed, lead := s.out[:0], s.parsed[:0], 0
+	if s.conn.link.lax {
+		lead = 1
+		out = appendParse(out, durable)
+		out = appendBind(out, "", nil)
+		out = appendExecute(out)
+		parsed = append(parsed, true)
+	}
+	for i := range statements {
+		st := &statements[i]
+		whole := st.Unnamed || s.inline || s.conn.link.inline
+		name := st.Name
+		if whole {
+			name = ""
+			out = appendParse(out, s.db.statement(st.Name))
+		}
+		out = appendBind(out, name, st.Params)
+		out = appendExecute(out)
+		parsed = append(parsed, whole)
+	}
+	out = appendSync(out)
+	s.out, s.parsed = keep(out, outBytesKept), parsed
+	s.pipeline.begin(s.current, lead, parsed)
+	s.state, s.sentAt = busy, now
+	s.stats.Steps.Add(1)
+	s.arm(now + s.db.config.HungAfter)
+	s.write(s.conn, out, now)
+}
+
+// answered takes the end of the step in flight: committed, or rolled back with e.
+func (s *Store) answered(e *queue.SQLError, now time.Duration) {
+	if s.state == probing {
+		s.proven()
+		s.advance(now)
+		return
+	}
+	s.state = idle
+	s.stats.StepNanos.Observe(uint64(now - s.sentAt))
+	if e == nil {
+		s.proven()
+		s.current.StepDone(nil, now)
+		s.advance(now)
+		return
+	}
+	s.failed(e, now)
+}
+
+// failed does what the batch's verdict on an error says.
+func (s *Store) failed(e *queue.SQLError, now time.Duration) {
+	s.stats.Errors[queue.Classify(e.Code)].Add(1)
+	if e.Code == queryCanceled {
+		s.gather.cut(s.current.Rows())
+	}
+	verdict := s.current.StepDone(e, now)
+	if verdict.Action != queue.Away {
+		s.proven()
+	}
+	switch verdict.Action {
+	case queue.Continue:
+		s.advance(now)
+	case queue.Wait:
+		s.stats.Retries.Add(1)
+		s.state, s.restTill = resting, now+verdict.After
+		s.arm(s.restTill)
+		s.completeAll(s.current.Decided(), now)
+	case queue.Prepare:
+		s.prepareAgain(e, now)
+	case queue.Away:
+		// The server answers, and says that it cannot. Another connection may lead to another
+		// host, or find this one mended.
+		s.away, s.suspect = true, true
+		s.hangUp(serverError(e), now)
+	default:
+		panic("BUG: a batch gave an unknown verdict")
+	}
+	s.endIfDone()
+}
+
+// prepareAgainWithin is how soon a second loss of prepared statements says that they do
+// not last here.
+const prepareAgainWithin = time.Minute
+
+// prepareAgain gets prepared statements back. A new connection has them anew; if they are
+// lost again soon, they do not last on this way to the server (a pooler that deals out
+// server connections by the transaction), and statements are sent whole from then on.
+func (s *Store) prepareAgain(e *queue.SQLError, now time.Duration) {
+	again := s.preparedAt != 0 && now-s.preparedAt < prepareAgainWithin
+	s.preparedAt = now
+	if again && !s.inline {
+		s.inline = true
+		s.db.config.Log.Warn().Int("lane", s.id).Str("sqlstate", e.Code).
+			Msg("prepared statements do not last on this connection (a pooler in transaction mode?); statements are sent whole from now on, which costs PostgreSQL a plan each")
+		s.advance(now)
+		return
+	}
+	s.hangUp(serverError(e), now)
+}
+
+// arm sets a timer for at, unless one is set for an earlier time. There is about one
+// timer at any time, whatever the number of ops.
+func (s *Store) arm(at time.Duration) {
+	if s.timerAt != 0 && s.timerAt <= at || s.closed {
+		return
+	}
+	s.timerAt = at
+	s.sv.After(max(at-s.sv.Now(), 0), func() {
+		if s.timerAt == at { // else an earlier timer has taken its place
+			s.timerAt = 0
+			s.tick()
+		}
+	})
+}
+
+// tick does what is due, and sets the timer for what comes next.
+func (s *Store) tick() {
+	if s.closed {
+		return
+	}
+	now := s.sv.Now()
+	s.expire(now)
+	switch {
+	case (s.state == busy || s.state == probing) && now >= s.sentAt+s.db.config.HungAfter:
+		s.hung(now)
+	case s.state == resting && now >= s.restTill:
+		s.advance(now)
+	case s.state == idle && now >= s.heardAt+s.db.config.ProbeAfter:
+		s.probe(now)
+	case s.state == down && !s.dialing && now >= s.dialAt:
+		s.dial(now)
+	}
+	if s.endIfDone(); s.closed {
+		return
+	}
+	var inFlight []*queue.Op
+	if s.working {
+		inFlight = s.current.Ops()
+	}
+	if first := s.gather.soonest(inFlight); first != 0 {
+		s.arm(first - expireAhead)
+	}
+	switch s.state {
+	case busy, probing:
+		s.arm(s.sentAt + s.db.config.HungAfter)
+	case resting:
+		s.arm(s.restTill)
+	case idle:
+		s.arm(s.heardAt + s.db.config.ProbeAfter)
+	case down:
+		if !s.dialing {
+			s.arm(s.dialAt)
+		}
+	}
+}
+
+// expire gives up the ops whose deadline has come, wherever they are. One that is in
+// flight is answered Unavailable though it may be committed in a moment; the client's
+// next try finds it by its transaction id.
+func (s *Store) expire(now time.Duration) {
+	by := now + expireAhead
+	s.late = s.gather.expire(by, s.late[:0])
+	for _, op := range s.late {
+		op.Fault = queue.Fault{Code: queue.Unavailable, Message: string(refusedLate)}
+	}
+	if s.working {
+		s.late = append(s.late, s.current.Expire(by)...) // they have their fault
+		if s.state == down && len(s.current.Ops()) == 0 {
+			s.abandon()
+		}
+	}
+	s.stats.Expired.Add(uint64(len(s.late)))
+	s.completeAll(s.late, now)
+	clear(s.late)
+}
+
+// abandon forgets a batch whose every op was given up while there is no connection.
+func (s *Store) abandon() {
+	s.current.Reset()
+	s.working = false
+	s.stats.InFlightRows.Store(0)
+}

@@ -1,0 +1,243 @@
+package asyncdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// Store implements queue.Store for one loop. Do and Cancel run on that loop and may
+// complete the op before they return.
+type Store struct {
+	db *Database
+	sv Services
+	id int // among the stores of the database, for the log
+
+	stats Stats
+
+	// All below belongs to the loop.
+
+	state    state
+	conn     *conn // nil while down
+	pipeline pipeline
+	gather   gather
+
+	current  Batch         // what is worked on; stays when its connection is lost
+	spare    Batch         // what was answered last
+	working  bool          // current holds ops that are not decided
+	rerun    bool          // current has lost a connection on its way
+	firedAt  time.Duration // current's first step was sent
+	sentAt   time.Duration // the step in flight was sent
+	heardAt  time.Duration // something was last heard from the server
+	restTill time.Duration // resting: current goes on then
+
+	armed   bool          // fire is deferred to the end of this pass
+	timerAt time.Duration // a timer is set for then; 0: none
+	fireFn  func()        // fire, as a value that is made once
+	out     []byte        // scratch: the bytes of one step
+	parsed  []bool        // scratch: its statements that are sent with a Parse
+	late    []*queue.Op   // scratch: ops whose deadline came
+
+	away       bool          // PostgreSQL is known to be away
+	suspect    bool          // it answered, and said that it cannot; nothing was committed since
+	downSince  time.Duration // down: since then
+	dialing    bool
+	dialAt     time.Duration         // down and not dialing: the next attempt
+	dialFn     func(context.Context) // connectAndAttach; ends in conn.opened or dialFailed, on the loop
+	attempts   int                   // connections tried since one was good for something
+	stopDial   context.CancelFunc
+	preparedAt time.Duration // the last time that a batch found its prepared statements gone; 0: never
+	inline     bool          // statements are sent whole, prepared ones do not last here
+
+	closing bool
+	closed  bool
+	end     chan struct{}  // closed when the store has ended
+	helpers sync.WaitGroup // goroutines that dial and copy
+}
+
+type state uint8
+
+const (
+	down    state = iota // no connection; a goroutine is at it, or a timer
+	idle                 // nothing in flight
+	busy                 // a step is in flight
+	probing              // a Sync alone is in flight
+	resting              // current waits before it tries again; nothing in flight
+)
+
+// outBytesKept is the largest buffer for a step that is kept for the next.
+const outBytesKept = 4 << 20
+
+// expireAhead is how much before its deadline an op is given up, so that a burst of
+// deadlines is one pass over the ops and an answer still leaves in time.
+const expireAhead = 5 * time.Millisecond
+
+// Store makes the store of one loop and begins to connect. newBatch is called twice; both
+// batches are of that loop. Any goroutine; the loop must run, or begin to run soon.
+func (db *Database) Store(sv Services, newBatch func() Batch) *Store {
+	s := db.newStore(sv, newBatch)
+	sv.Post(func() { s.dial(sv.Now()) })
+	return s
+}
+
+func (db *Database) newStore(sv Services, newBatch func() Batch) *Store {
+	s := &Store{
+		db: db, sv: sv, id: db.enlist(),
+		gather:  newGather(db.config.Limits),
+		current: newBatch(), spare: newBatch(),
+		downSince: sv.Now(),
+		end:       make(chan struct{}),
+	}
+	s.fireFn, s.dialFn = s.fire, s.connectAndAttach
+	return s
+}
+
+// Stats returns the store's counters; any goroutine.
+func (s *Store) Stats() *Stats { return &s.stats }
+
+// Do implements queue.Store.
+func (s *Store) Do(op *queue.Op) {
+	now := s.sv.Now()
+	switch {
+	case s.closing:
+		s.refuse(op, queue.Unavailable, refusedClosed)
+		return
+	case s.knownAway(now):
+		s.stats.Unavailable.Add(1)
+		s.refuse(op, queue.Unavailable, refusedAway)
+		return
+	case op.Deadline != 0 && op.Deadline <= now:
+		s.stats.Expired.Add(1)
+		s.refuse(op, queue.Unavailable, refusedLate)
+		return
+	}
+	inFlight := time.Duration(-1)
+	if s.working {
+		inFlight = now - s.firedAt
+	}
+	if why := s.gather.admit(op, now, inFlight); why != accepted {
+		s.stats.Overloaded.Add(1)
+		s.refuse(op, queue.Overloaded, why)
+		return
+	}
+	s.gather.push(op)
+	s.stats.Ops.Add(1)
+	s.gauge()
+	if op.Deadline != 0 {
+		s.arm(op.Deadline - expireAhead)
+	}
+	if s.state == idle && !s.armed {
+		s.armed = true
+		s.sv.Defer(s.fireFn)
+	}
+}
+
+// Cancel implements queue.Store. What was accepted is worked on whether or not its client
+// still waits: its deadline is near, and to look for it among all that waits would cost
+// more than to store it.
+func (s *Store) Cancel(*queue.Op) {}
+
+func (s *Store) refuse(op *queue.Op, code queue.Code, why refusal) {
+	op.Fault = queue.Fault{Code: code, Message: string(why)}
+	op.Done.OpDone(op)
+}
+
+// knownAway says that an op need not wait: the last that was heard of PostgreSQL is
+// that it is not there, or it has not been there for longer than an op can hope.
+func (s *Store) knownAway(now time.Duration) bool {
+	return s.away || s.state == down && now-s.downSince > s.db.config.FailoverTimeout/2
+}
+
+// complete hands an accepted op back. The store has forgotten it; its owner may use it
+// again during the call.
+func (s *Store) complete(op *queue.Op, now time.Duration) {
+	s.gather.done(op)
+	op.Answered = now
+	op.Done.OpDone(op)
+}
+
+// completeAll hands back a list of ops that a batch gave, which is the batch's memory:
+// nothing that is called from here touches a batch.
+func (s *Store) completeAll(ops []*queue.Op, now time.Duration) {
+	for _, op := range ops {
+		s.complete(op, now)
+	}
+	s.gauge()
+}
+
+func (s *Store) gauge() {
+	s.stats.WaitingOps.Store(int64(s.gather.waiting()))
+	s.stats.HeldBytes.Store(int64(s.gather.heldBytes))
+}
+
+// Close ends the store: new ops are refused, those accepted before are worked on until
+// ctx ends, then given up; the connection says good-bye. It waits for all that. Any
+// goroutine but the loop's, which must still run; once.
+func (s *Store) Close(ctx context.Context) error {
+	s.sv.Post(func() {
+		s.closing = true
+		s.endIfDone()
+	})
+	var err error
+	select {
+	case <-s.end:
+	case <-ctx.Done():
+		err = fmt.Errorf("ops were given up: %w", ctx.Err())
+		s.sv.Post(func() {
+			s.giveUp()
+			s.endIfDone()
+		})
+		select {
+		case <-s.end:
+		case <-time.After(closeGrace):
+			return errors.New("the store cannot be closed: its loop does not run")
+		}
+	}
+	s.helpers.Wait()
+	return err
+}
+
+// closeGrace is how long a loop that runs can need, at most, to run what was posted.
+const closeGrace = 10 * time.Second
+
+// giveUp completes every op that is still here.
+func (s *Store) giveUp() {
+	if s.closed {
+		return
+	}
+	now := s.sv.Now()
+	fault := queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}
+	for s.gather.waiting() > 0 {
+		op := s.gather.pop()
+		op.Fault = fault
+		s.complete(op, now)
+	}
+	if s.working {
+		s.current.Fail(fault)
+		s.completeAll(s.current.Ops(), now)
+		s.abandon()
+	}
+}
+
+// endIfDone ends the store when it is closing and nothing is left to do.
+func (s *Store) endIfDone() {
+	if !s.closing || s.closed || s.gather.held > 0 {
+		return
+	}
+	s.closed = true
+	if s.stopDial != nil {
+		s.stopDial()
+	}
+	if c := s.conn; c != nil {
+		s.conn = nil
+		c.bye()
+	}
+	s.pipeline.drop()
+	s.state = down
+	s.db.leave(s.id)
+	close(s.end)
+}
