@@ -320,11 +320,14 @@ func TestHintsAreBounded(t *testing.T) {
 
 func TestALargeBatchGivesItsMemoryBack(t *testing.T) {
 	s := newScript(t)
+	known(s.hints, "q", "Default", UUID{1}, false)
 	item := `{"queue":"q","payload":"` + strings.Repeat("x", 1000) + `"},`
-	s.add(`{"items":[` + strings.TrimSuffix(strings.Repeat(item, rowsKeptMax+1), ",") + `]}`)
-	s.done(s.step(resolving))
-	s.done(s.step(pushing))
+	op := s.add(`{"items":[` + strings.TrimSuffix(strings.Repeat(item, rowsKeptMax+1), ",") + `]}`)
+	s.step(pushing)
+	s.b.Tag(pushInsert, 1)
+	s.b.StepDone(nil, 0)
 	s.step("")
+	s.expect(op.Items[rowsKeptMax].Status, Queued)
 	s.b.Reset()
 	for i := range s.b.buf {
 		if cap(s.b.buf[i]) > bytesKeptMax {
