@@ -33,7 +33,7 @@ type Database struct {
 	Port     Int    `name:"pg-port" env:"PG_PORT" default:"5432" help:"Port."`
 	Name     string `name:"pg-db" env:"PG_DATABASE,PG_DB" default:"postgres" help:"Database."`
 	User     string `name:"pg-user" env:"PG_USER" default:"postgres" help:"Role."`
-	Password string `name:"pg-password" env:"PG_PASSWORD" default:"postgres" help:"Password. Prefer the environment: arguments are visible to other users of the machine."`
+	Password string `name:"pg-password" env:"PG_PASSWORD" default:"postgres" help:"Password. Prefer the environment, or a systemd credential named pg-password: arguments are visible to other users of the machine."`
 	UseSSL   Bool   `name:"pg-use-ssl" env:"PG_USE_SSL" default:"false" help:"Encrypt the connection (sslmode=require). For certificate checks give sslmode=verify-full in DATABASE_URL."`
 	Reject   Bool   `name:"pg-ssl-reject-unauthorized" env:"PG_SSL_REJECT_UNAUTHORIZED" default:"true" help:"With PG_USE_SSL: false allows an unencrypted connection if the server has no TLS (sslmode=prefer)."`
 	Connect  Millis `name:"db-connection-timeout" env:"DB_CONNECTION_TIMEOUT" default:"2000" help:"Time to connect, in ms."`
@@ -87,7 +87,7 @@ type ServeCommand struct {
 type MigrateCommand struct {
 	Plan  MigratePlan  `cmd:"" help:"Say what apply would do to this database; change nothing."`
 	Apply MigrateApply `cmd:"" help:"Do it. Safe while other queends run or migrate; can be interrupted and run again."`
-	Print MigratePrint `cmd:"" help:"Print the SQL of every migration; needs no database."`
+	Print MigratePrint `cmd:"" help:"Print the SQL of every migration, for reading; apply runs it with locks and records of its own. Needs no database."`
 }
 
 // MigratePlan is `queend migrate plan`.
@@ -174,6 +174,18 @@ func number(ctx *kong.DecodeContext) (int, error) {
 	return int(n), nil
 }
 
+// dropEmpty unsets the names that are set and empty, so that they mean their
+// defaults. An empty password is a password.
+func dropEmpty() {
+	known := map[string]bool{}
+	collectNames(reflect.TypeFor[Config](), known)
+	for name := range known {
+		if value, set := os.LookupEnv(name); set && value == "" && name != "PG_PASSWORD" {
+			_ = os.Unsetenv(name)
+		}
+	}
+}
+
 func text(ctx *kong.DecodeContext) (string, error) {
 	token, err := ctx.Scan.PopValue("value")
 	if err != nil {
@@ -243,8 +255,18 @@ func (s *ServeCommand) Validate() error {
 	if s.Statements.RowsMax < 1 || s.Statements.LegacyPool < 1 || s.Listener.Connections < 1 {
 		return errors.New("--push-batch-rows-max, --legacy-pool-size and --connections-max: at least 1")
 	}
+	if n := s.Listener.Header; n < headerBytesLeast || n > headerBytesMost {
+		return fmt.Errorf("--header-bytes-max: %d is not between %d and %d", n, headerBytesLeast, headerBytesMost)
+	}
+	if n := s.Listener.Body; n < bodyBytesLeast || n > bodyBytesMost {
+		return fmt.Errorf("--body-bytes-max: %d is not between %d and %d", n, bodyBytesLeast, bodyBytesMost)
+	}
 	if s.Statements.Key != "" && !isKey(s.Statements.Key) {
 		return errors.New("--encryption-key: 64 hexadecimal digits (32 bytes) are needed; make one with: openssl rand -hex 32")
+	}
+	s.Logs.Level = strings.ToLower(s.Logs.Level)
+	if s.Logs.Level == "warning" {
+		s.Logs.Level = "warn"
 	}
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.Logs.Level) {
 		return fmt.Errorf("--log-level: %q is none of trace, debug, info, warn, error", s.Logs.Level)
@@ -261,6 +283,15 @@ func (s *ServeCommand) Validate() error {
 	return nil
 }
 
+// What the limits on requests may be set to. A head must hold what ordinary clients
+// send, and a body is kept in memory.
+const (
+	headerBytesLeast = 1 << 10
+	headerBytesMost  = 1 << 20
+	bodyBytesLeast   = 1 << 10
+	bodyBytesMost    = 1 << 30
+)
+
 // Duration is m as Go has it.
 func (m Millis) Duration() time.Duration { return time.Duration(m) }
 
@@ -274,6 +305,12 @@ func isKey(text string) bool {
 // Loops is the number of event loops: what was asked for, and no more than there
 // are cores, since a loop without a core only makes the batches smaller.
 func (s *ServeCommand) Loops() int { return min(int(s.Listener.Workers), runtime.GOMAXPROCS(0)) }
+
+// backlogPerLoop is each loop's share of what may wait for PostgreSQL: at least twice
+// the largest request, so that one such request does not turn everybody else away.
+func (s *ServeCommand) backlogPerLoop() int {
+	return max(int(s.Statements.Backlog)/s.Loops(), 2*int(s.Listener.Body))
+}
 
 // Address is where to listen.
 func (s *ServeCommand) Address() string {
@@ -318,13 +355,28 @@ func (d *Database) ConnString() string {
 	}
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	var b strings.Builder
+	password := d.Password
+	if secret, ok := credential("pg-password"); ok {
+		password = secret
+	}
 	for _, part := range [][2]string{
 		{"host", d.Host}, {"port", strconv.Itoa(int(d.Port))}, {"dbname", d.Name},
-		{"user", d.User}, {"password", d.Password}, {"sslmode", mode},
+		{"user", d.User}, {"password", password}, {"sslmode", mode},
 	} {
 		fmt.Fprintf(&b, "%s='%s' ", part[0], quote.Replace(part[1]))
 	}
 	return strings.TrimSpace(b.String())
+}
+
+// credential reads a secret that systemd keeps for the service (systemd.exec(5),
+// LoadCredential=).
+func credential(name string) (string, bool) {
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return "", false
+	}
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	return strings.TrimRight(string(text), "\r\n"), err == nil
 }
 
 // Where names the database for logs: never with a password in it.

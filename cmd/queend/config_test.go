@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -55,6 +56,9 @@ func TestASettingThatMakesNoSenseIsRefusedWithASentence(t *testing.T) {
 	f("64 hexadecimal digits", nil, "QUEEN_ENCRYPTION_KEY=abc")
 	f("leaves no time", nil, "DB_FAILOVER_MS=5")
 	f("not a loopback address", nil, "QUEEND_PPROF=0.0.0.0:6060")
+	f("is not between", nil, "QUEEND_HEADER_BYTES_MAX=0")
+	f("is not between", nil, "QUEEND_HEADER_BYTES_MAX=999999999")
+	f("is not between", nil, "QUEEND_BODY_BYTES_MAX=0")
 	f("unknown flag --prot", []string{"--prot", "1"})
 	f("unexpected argument", []string{"dance"})
 	f("will not run unprotected", nil, "JWT_ENABLED=true")
@@ -70,16 +74,46 @@ func TestASecretIsNotEchoed(t *testing.T) {
 }
 
 func TestAnEmptySettingIsTheDefault(t *testing.T) {
-	t.Setenv("PORT", "")
-	t.Setenv("PG_USE_SSL", "")
-	t.Setenv("PG_PASSWORD", "")
+	for _, name := range []string{"PORT", "HOST", "LOG_LEVEL", "QUEEND_LOG_FORMAT", "PG_USE_SSL", "PG_PASSWORD", "PG_DB", "DATABASE_URL"} {
+		t.Setenv(name, "")
+	}
+	dropEmpty()
 	c, _, err := parse([]string{"serve"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Serve.Listener.Port != 6632 || c.Serve.UseSSL || c.Serve.Password != "" {
-		t.Errorf("port %d, ssl %v, password %q", c.Serve.Listener.Port, c.Serve.UseSSL, c.Serve.Password)
+	s := &c.Serve
+	if s.Listener.Port != 6632 || s.Listener.Host != "0.0.0.0" || s.Logs.Level != "info" || s.Logs.Form != "auto" || s.UseSSL || s.Name != "postgres" || s.Password != "" {
+		t.Errorf("%+v", s)
 	}
+}
+
+func TestASystemdCredentialIsThePassword(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
+	d := Database{Host: "h", Port: 1, Name: "n", User: "u", Password: "other"}
+	if got := d.ConnString(); !strings.Contains(got, "password='other'") {
+		t.Error(got)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pg-password"), []byte("se cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ConnString(); !strings.Contains(got, "password='se cret'") {
+		t.Error(got)
+	}
+}
+
+func TestALogLevelMayBeSpelledAsElsewhere(t *testing.T) {
+	f := func(given, want string) {
+		t.Helper()
+		t.Setenv("LOG_LEVEL", given)
+		if c, _, err := parse(nil); err != nil || c.Serve.Logs.Level != want {
+			t.Errorf("%s: %v", given, err)
+		}
+	}
+	f("INFO", "info")
+	f("warning", "warn")
+	f("Debug", "debug")
 }
 
 func TestAFlagWinsOverTheEnvironment(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/queend/queend/pkg/asyncdb"
 	"github.com/queend/queend/pkg/schema"
 )
 
@@ -30,6 +31,7 @@ import (
 var version = "dev"
 
 func main() {
+	dropEmpty()
 	config, command, err := parse(os.Args[1:])
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -62,11 +64,11 @@ func run(ctx context.Context, c *Config, command string) error {
 
 // migrate plans or applies the migrations of one database.
 func migrate(ctx context.Context, d *Database, do func(context.Context, io.Writer, *pgconn.Config) error) error {
-	conn, err := pgconn.ParseConfig(d.ConnString())
+	db, err := asyncdb.Open(asyncdb.Config{ConnString: d.ConnString(), ConnectTimeout: d.Connect.Duration()})
 	if err != nil {
-		return fmt.Errorf("cannot read where PostgreSQL is: %w", err)
+		return err
 	}
-	return do(ctx, os.Stdout, conn)
+	return do(ctx, os.Stdout, db.Connection())
 }
 
 // versionText is the linker's version, or what Go knows of the build.

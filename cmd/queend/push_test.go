@@ -267,3 +267,41 @@ func TestAQueueDeletedBySQLIsMadeAnew(t *testing.T) {
 		}
 	}
 }
+
+// Both routes must mean the same by a 201, whatever the server's or the role's
+// defaults are.
+func TestAnAnsweredPushIsDurableAndReadCommittedOnBothRoutes(t *testing.T) {
+	db := postgrestest.Database(t)
+	name := query[string](t, db, "SELECT current_database()::text")
+	runSQL(t, db, `ALTER DATABASE `+pgx.Identifier{name}.Sanitize()+` SET synchronous_commit = off`)
+	runSQL(t, db, `ALTER DATABASE `+pgx.Identifier{name}.Sanitize()+` SET default_transaction_isolation = 'serializable'`)
+	p := start(t, "DATABASE_URL="+db+" keepalives_idle=30 tcp_user_timeout=5000")
+	runSQL(t, db, `CREATE TABLE heard (commit text, isolation text, zone text);
+		CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			INSERT INTO heard VALUES (current_setting('synchronous_commit'), current_setting('transaction_isolation'), current_setting('timezone'));
+			RETURN NEW; END $$;
+		CREATE TRIGGER hear BEFORE INSERT ON queen.messages FOR EACH ROW EXECUTE FUNCTION hear()`)
+	for _, route := range routes {
+		if status, _, text := p.push(route, onePush); status != 201 {
+			t.Fatalf("%s: %d %s", route, status, text)
+		}
+	}
+	if got := query[string](t, db, `SELECT string_agg(heard::text, ' ') FROM heard`); got != `(on,"read committed",UTC) (on,"read committed",UTC)` {
+		t.Errorf("the messages were stored under %s", got)
+	}
+}
+
+// runSQL runs SQL.
+func runSQL(t *testing.T, db, sql string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), neverHangs)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}

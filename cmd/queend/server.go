@@ -99,15 +99,15 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startProfiles(ctx); err != nil {
 		return err
 	}
-	conn, err := s.connection()
+	db, err := s.openDatabase()
 	if err != nil {
 		return err
 	}
-	jsonb, err := s.migrate(ctx, conn)
+	jsonb, err := s.migrate(ctx, db.Connection())
 	if err != nil {
 		return err
 	}
-	if err := s.open(conn, jsonb); err != nil {
+	if err := s.open(db, jsonb); err != nil {
 		return err
 	}
 	if err := s.connected(ctx); err != nil {
@@ -228,9 +228,11 @@ func (s *server) startProfiles(ctx context.Context) error {
 	return nil
 }
 
-// connection is where PostgreSQL is. Its password is in it: not for logs.
-func (s *server) connection() (*pgconn.Config, error) {
-	text := s.config.ConnString()
+// openDatabase reads where PostgreSQL is and how to speak to it, once for all who do.
+// It does not connect.
+func (s *server) openDatabase() (*asyncdb.Database, error) {
+	c := s.config
+	text := c.ConnString()
 	if s.local != nil {
 		text = s.local.ConnString(localDatabase)
 	}
@@ -239,10 +241,16 @@ func (s *server) connection() (*pgconn.Config, error) {
 		// pgconn's error leaves the password out.
 		return nil, fmt.Errorf("cannot read where PostgreSQL is: %w", err)
 	}
-	if conn.ConnectTimeout == 0 {
-		conn.ConnectTimeout = s.config.Connect.Duration()
-	}
-	return conn, nil
+	failover := c.Statements.Failover
+	return asyncdb.Open(asyncdb.Config{
+		Conn: conn, FailoverTimeout: failover.Duration(), ConnectTimeout: c.Connect.Duration(),
+		StatementTimeout: below(c.Statements.Statement, failover), LockTimeout: below(c.Statements.Lock, failover),
+		IdleInTransactionTimeout: below(c.Statements.Idle, failover),
+		KeepaliveIdle:            time.Duration(c.Statements.KeepIdle) * time.Second, KeepaliveInterval: time.Duration(c.Statements.KeepEvery) * time.Second,
+		KeepaliveCount: int(c.Statements.KeepCount), UserTimeout: c.Statements.TCPTimeout.Duration(),
+		Limits: asyncdb.Limits{BacklogBytesMax: c.backlogPerLoop(), BatchRowsMax: int(c.Statements.RowsMax)},
+		Log:    s.log,
+	})
 }
 
 // migrate brings the schema up to date, as soon as PostgreSQL answers, and tells
@@ -300,7 +308,7 @@ func (s *server) logProgress(p schema.Progress) {
 }
 
 // open makes the stores and gives them to the routers: pushes are taken.
-func (s *server) open(conn *pgconn.Config, jsonb bool) error {
+func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 	c := s.config
 	domain := &queue.Config{PayloadJSONB: jsonb, Warn: func(name string) {
 		s.log.Warn().Str("queue", clip(name)).Msg("the queue is to be encrypted and there is no QUEEN_ENCRYPTION_KEY: its messages are stored as they are")
@@ -313,26 +321,12 @@ func (s *server) open(conn *pgconn.Config, jsonb bool) error {
 		domain.Sealer = sealer
 	}
 	loops := s.loops.Loops()
-	db, err := asyncdb.Open(asyncdb.Config{
-		Conn: conn, FailoverTimeout: c.Statements.Failover.Duration(), ConnectTimeout: conn.ConnectTimeout,
-		StatementTimeout: below(c.Statements.Statement, c.Statements.Failover, 2), LockTimeout: below(c.Statements.Lock, c.Statements.Failover, 4),
-		IdleInTransactionTimeout: min(c.Statements.Idle.Duration(), c.Statements.Failover.Duration()*3/4),
-		KeepaliveIdle:            time.Duration(c.Statements.KeepIdle) * time.Second, KeepaliveInterval: time.Duration(c.Statements.KeepEvery) * time.Second,
-		KeepaliveCount: int(c.Statements.KeepCount), UserTimeout: c.Statements.TCPTimeout.Duration(),
-		Limits: asyncdb.Limits{BacklogBytesMax: int(c.Statements.Backlog) / len(loops), BatchRowsMax: int(c.Statements.RowsMax)},
-		Log:    s.log,
-	})
-	if err != nil {
-		return err
-	}
-	milliseconds := func(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
+	// The pool connects with the very settings of the loops, so that the two routes
+	// mean the same.
+	conn := db.Connection()
+	conn.RuntimeParams["application_name"] += "-legacy"
 	pool, err := pooldb.Open(pooldb.Options{
 		Conn: conn, Workers: int(c.Statements.LegacyPool), WaitingBytesMax: int(c.Statements.Backlog), Now: loops[0].Now,
-		Parameters: map[string]string{
-			"timezone": "UTC", "application_name": "queend-legacy",
-			"statement_timeout": milliseconds(below(c.Statements.Statement, c.Statements.Failover, 2)),
-			"lock_timeout":      milliseconds(below(c.Statements.Lock, c.Statements.Failover, 4)),
-		},
 		NewBatch: func() *queue.Batch { return queue.NewBatch(domain, queue.NewHints(0, 0)) },
 	})
 	if err != nil {
@@ -368,10 +362,13 @@ func (s *server) connected(ctx context.Context) error {
 	return nil
 }
 
-// below is a time-out that was set, or a share of the one deadline if that is
-// shorter.
-func below(set, failover Millis, share int) time.Duration {
-	return min(set.Duration(), failover.Duration()/time.Duration(share))
+// below is a time-out that was set, or 0, which stands for a share of the deadline, if
+// none was set or it would not stay below the deadline.
+func below(set, deadline Millis) time.Duration {
+	if set >= deadline {
+		return 0
+	}
+	return set.Duration()
 }
 
 // clip bounds what of a client's text goes into the log.

@@ -97,6 +97,7 @@ func TestARouteAnswersItsMethodsAndNoOthers(t *testing.T) {
 		}
 	}
 	f("OPTIONS", "/api/v1/push", 204, "Access-Control-Max-Age: 86400\r\n", "")
+	f("OPTIONS", "/api/v1/push", 204, "Allow: POST, OPTIONS\r\n", "")
 	f("OPTIONS", "*", 204, "", "")
 	f("GET", "/livez", 200, "Content-Type: application/json\r\n", `{"status":"alive"}`)
 	f("HEAD", "/livez", 200, "", `{"status":"alive"}`) // the loop leaves the body out

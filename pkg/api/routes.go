@@ -70,7 +70,8 @@ type Router struct {
 // route is one path: a handler for each method that it has.
 type route struct {
 	handlers map[string]func(Exchange)
-	allow    []byte // header line for 405 and OPTIONS
+	allow    []byte // header line for 405
+	options  []byte // header lines for OPTIONS
 }
 
 // NewRouter makes the router of one loop.
@@ -85,6 +86,7 @@ func NewRouter(s Services) *Router {
 	r.add("GET", "/metrics/prometheus", r.metrics)
 	for _, route := range r.routes {
 		route.allow = []byte("Allow: " + strings.Join(route.methods(), ", ") + "\r\n")
+		route.options = append(append([]byte(nil), preflightHeader...), route.allow...)
 	}
 	return r
 }
@@ -118,13 +120,17 @@ func (r *route) methods() []string {
 // Serve answers one request, now or later.
 func (r *Router) Serve(x Exchange) {
 	req := x.Request()
-	if string(req.Method) == "OPTIONS" {
-		x.Reply(204, preflightHeader, nil, false)
-		return
-	}
 	// Paths are compared as they came: what is written with escapes that were not
 	// needed is another path, and has no route (and, later, no way past auth).
 	found := r.routes[string(req.Path)]
+	if string(req.Method) == "OPTIONS" {
+		header := preflightHeader
+		if found != nil {
+			header = found.options
+		}
+		x.Reply(204, header, nil, false)
+		return
+	}
 	if found == nil {
 		r.Counters.NotFound.Add(1)
 		r.fail(x, 404, nil, "there is nothing at this path; the routes are listed in the README")

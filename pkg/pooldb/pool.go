@@ -36,11 +36,10 @@ const retryEvery = 100 * time.Millisecond
 
 // Options of a Pool.
 type Options struct {
-	Conn            *pgconn.Config    // from pgconn.ParseConfig; it is copied
-	Workers         int               // goroutines, each with at most one connection at a time
-	WaitingOpsMax   int               // ops that wait for a goroutine; more are refused as Overloaded
-	WaitingBytesMax int               // the same in bytes; one larger op is taken when no other waits
-	Parameters      map[string]string // run-time parameters of each connection
+	Conn            *pgconn.Config // from pgconn.ParseConfig; it is copied
+	Workers         int            // goroutines, each with at most one connection at a time
+	WaitingOpsMax   int            // ops that wait for a goroutine; more are refused as Overloaded
+	WaitingBytesMax int            // the same in bytes; one larger op is taken when no other waits
 	NewBatch        func() *queue.Batch
 	Now             func() time.Duration // the loops' clock
 }
@@ -82,10 +81,8 @@ func Open(o Options) (*Pool, error) {
 	}
 	config.ConnConfig.Config = *o.Conn.Copy()
 	config.MaxConns = int32(o.Workers)
-	for name, value := range o.Parameters {
-		config.ConnConfig.RuntimeParams[name] = value
-	}
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	config.AfterConnect = beDurable
 	ctx, stop := context.WithCancel(context.Background())
 	db, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -98,6 +95,13 @@ func Open(o Options) (*Pool, error) {
 		go p.work(ctx)
 	}
 	return p, nil
+}
+
+// beDurable switches synchronous_commit on where the server or the role says off: an
+// answered push has to be on disk. Stricter settings than on stay as they are.
+func beDurable(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	return err
 }
 
 // Close refuses new ops, lets the goroutines finish those that were taken, and
