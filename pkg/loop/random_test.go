@@ -48,7 +48,7 @@ func TestAnyRequestsInAnyPiecesAreAnsweredInOrder(t *testing.T) {
 		},
 	})
 	var clients sync.WaitGroup
-	for i := range 12 {
+	for i := range 8 {
 		clients.Add(1)
 		c := b.dial()
 		go func() {
@@ -70,7 +70,7 @@ func (b *bench) converse(c *client, r *rand.Rand) {
 	}
 	var sent bytes.Buffer
 	var want []asked
-	for n := range 30 {
+	for n := range 20 {
 		method, body := "POST", bytes.Repeat([]byte{'a' + byte(n%26)}, []int{0, 1, 10, 1000, 5_000, 70_000, 200_000}[r.IntN(7)])
 		head := fmt.Sprintf(" /x HTTP/1.1\r\nHost: x\r\nX-Number: %d\r\n", n)
 		switch r.IntN(4) {

@@ -130,10 +130,10 @@ func (l *Loop) appendAnswer(to []byte, x *Exchange, status int, header, body []b
 // dateLine is the Date field of this second (RFC 9110 §6.6.1).
 func (l *Loop) dateLine() []byte {
 	h := &l.heading
-	if now := l.clock; now >= h.dateUntil || h.date == nil {
-		wall := time.Now()
+	if l.clock >= h.dateUntil || h.date == nil {
+		now, wall := l.Now(), time.Now() // in this order the second never ends too late
 		h.date = appendDateLine(h.date[:0], wall)
-		h.dateUntil = l.Now() + time.Second - time.Duration(wall.Nanosecond())
+		h.dateUntil = now + time.Second - time.Duration(wall.Nanosecond())
 	}
 	return h.date
 }

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 	"time"
@@ -9,27 +10,28 @@ import (
 func TestTimersFireInTheOrderOfTheirTimes(t *testing.T) {
 	b := newBench(t, Options{})
 	l := b.Loops()[0]
-	var fired []int
+	var fired []*Timer
 	done := make(chan struct{})
 	on(t, l, func() {
-		note := func(i int) func() { return func() { fired = append(fired, i) } }
-		l.After(30*time.Millisecond, note(5))
-		l.After(10*time.Millisecond, note(2))
-		l.After(20*time.Millisecond, note(4))
-		l.After(0, note(1))
-		l.After(-time.Hour, note(0))
-		stopped := l.After(15*time.Millisecond, note(-1))
-		moved := l.After(time.Hour, note(3))
-		moved.Reset(15 * time.Millisecond)
-		if !stopped.Stop() || stopped.Stop() {
+		after := func(d time.Duration) (t *Timer) {
+			t = l.After(d, func() { fired = append(fired, t) })
+			return t
+		}
+		for _, ms := range []time.Duration{30, 10, 20, 0, 20, 1} {
+			after(ms * time.Millisecond)
+		}
+		after(-time.Hour)
+		if stopped := after(15 * time.Millisecond); !stopped.Stop() || stopped.Stop() {
 			t.Error("Stop says the wrong thing")
 		}
+		after(time.Hour).Reset(15 * time.Millisecond)
+		after(time.Millisecond).Reset(25 * time.Millisecond)
 		l.After(50*time.Millisecond, func() { close(done) })
 	})
 	receive(t, done)
 	on(t, l, func() {
-		if !slices.Equal(fired, []int{0, 1, 2, 3, 4, 5}) {
-			t.Error(fired)
+		if len(fired) != 9 || !slices.IsSortedFunc(fired, func(a, b *Timer) int { return cmp.Compare(a.when, b.when) }) {
+			t.Error("fired:", fired)
 		}
 	})
 }
