@@ -54,7 +54,7 @@ const (
 const readBytes = 4096
 
 // drainMax bounds the wait for answers that are owed when the window closes.
-const drainMax = 10 * time.Second
+const drainMax = 30 * time.Second
 
 // Open connects n times to addr.
 func (c *Closed) Open(ctx context.Context, addr string, n int) error {
