@@ -305,3 +305,24 @@ func runSQL(t *testing.T, db, sql string) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
+
+// One request is one transaction, whole, whatever its size: a large one gets more
+// time than the deadline of the others, and their answers do not tell of an outage.
+func TestALargeRequestIsStoredWhole(t *testing.T) {
+	db := postgrestest.Database(t)
+	p := start(t, "DATABASE_URL="+db, "DB_FAILOVER_MS=2000")
+	const items = 100_000
+	for _, route := range routes {
+		var body strings.Builder
+		for i := range items {
+			fmt.Fprintf(&body, `,{"queue":"large%s","partition":"%d","payload":%d}`, route, i%300, i)
+		}
+		status, answer, text := p.push(route, `{"items":[`+body.String()[1:]+`]}`)
+		if status != 201 || len(answer) != items {
+			t.Fatalf("%s: %d %.200s", route, status, text)
+		}
+	}
+	if n := query[int](t, db, "SELECT count(*) FROM queen.messages"); n != len(routes)*items {
+		t.Errorf("%d messages", n)
+	}
+}

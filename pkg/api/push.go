@@ -40,13 +40,13 @@ func (r *Router) push(x Exchange, counters *PushCounters, store func(*Stores) qu
 	c.exchange, c.counters = x, counters
 	op := &c.op
 	op.Accepted = x.Accepted()
-	op.Deadline = op.Accepted + r.Deadline
 	if fault := queue.Decode(op, x.Request().Body, r.stores.Config, r.stores.IDs); fault.Code != queue.OK {
 		counters.Refused.Add(1)
 		r.release(c)
 		r.fault(x, fault)
 		return
 	}
+	op.Deadline = op.Accepted + r.Deadline + queue.Allowance(len(op.Items), op.Cost)
 	op.Decoded = r.Now()
 	if len(op.Items) == 0 {
 		r.release(c)

@@ -181,8 +181,8 @@ func (e *statementError) SQLState() string { return e.Code }
 // probe asks an idle server for a sign of life.
 func (s *Store) probe(now time.Duration) {
 	s.pipeline.begin(nil, 0, nil)
-	s.state, s.sentAt = probing, now
-	s.arm(now + s.db.config.HungAfter)
+	s.state, s.sentAt, s.hungAt = probing, now, now+s.db.config.HungAfter
+	s.arm(s.hungAt)
 	s.write(s.conn, appendSync(s.out[:0]), now)
 }
 

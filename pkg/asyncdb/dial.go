@@ -152,6 +152,9 @@ next:
 // may be another.
 const durable = `SELECT set_config('synchronous_commit', 'on', true)`
 
+// patient gives one transaction more time ($1, in ms), for the same reason.
+const patient = `SELECT set_config('statement_timeout', $1, true)`
+
 // What is asked for on each new connection. Noticing a client that is gone while a
 // statement runs (PostgreSQL 14) frees the locks of a step that we gave up.
 const (

@@ -82,9 +82,19 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	out, parsed, lead := s.out[:0], s.parsed[:0], 0
 	if s.conn.link.lax {
-		lead = 1
+		lead++
 		out = appendParse(out, durable)
 		out = appendBind(out, "", nil)
+		out = appendExecute(out)
+		parsed = append(parsed, true)
+	}
+	// A large request takes longer than others may: the server is told so for this one
+	// transaction, and silence says less.
+	allowance := queue.Allowance(s.current.Rows(), s.current.Bytes())
+	if allowance > 0 {
+		lead++
+		out = appendParse(out, patient)
+		out = appendBind(out, "", [][]byte{[]byte(milliseconds(s.db.config.StatementTimeout + allowance))})
 		out = appendExecute(out)
 		parsed = append(parsed, true)
 	}
@@ -103,9 +113,9 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	out = appendSync(out)
 	s.out, s.parsed = keep(out, outBytesKept), parsed
 	s.pipeline.begin(s.current, lead, parsed)
-	s.state, s.sentAt = busy, now
+	s.state, s.sentAt, s.hungAt = busy, now, now+s.db.config.HungAfter+allowance
 	s.stats.Steps.Add(1)
-	s.arm(now + s.db.config.HungAfter)
+	s.arm(s.hungAt)
 	s.write(s.conn, out, now)
 }
 
@@ -201,7 +211,7 @@ func (s *Store) tick() {
 	now := s.sv.Now()
 	s.expire(now)
 	switch {
-	case (s.state == busy || s.state == probing) && now >= s.sentAt+s.db.config.HungAfter:
+	case (s.state == busy || s.state == probing) && now >= s.hungAt:
 		s.hung(now)
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
@@ -222,7 +232,7 @@ func (s *Store) tick() {
 	}
 	switch s.state {
 	case busy, probing:
-		s.arm(s.sentAt + s.db.config.HungAfter)
+		s.arm(s.hungAt)
 	case resting:
 		s.arm(s.restTill)
 	case idle:

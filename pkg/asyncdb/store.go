@@ -32,6 +32,7 @@ type Store struct {
 	rerun    bool          // current has lost a connection on its way
 	firedAt  time.Duration // current's first step was sent
 	sentAt   time.Duration // the step in flight was sent
+	hungAt   time.Duration // the server is hung if it has not answered by then
 	heardAt  time.Duration // something was last heard from the server
 	restTill time.Duration // resting: current goes on then
 

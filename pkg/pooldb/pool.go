@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,6 +242,12 @@ func (p *Pool) obey(ctx context.Context, conn *pgxpool.Conn, v queue.Verdict) ti
 // the connection's.
 func send(ctx context.Context, conn *pgconn.PgConn, batch *queue.Batch, statements []queue.Statement) error {
 	var pipeline pgconn.Batch
+	lead := 0
+	if allowance := queue.Allowance(batch.Rows(), batch.Bytes()); allowance > 0 {
+		// A large request may take longer than others, as on the loop.
+		lead = 1
+		pipeline.ExecParams(patient, [][]byte{[]byte(strconv.FormatInt(allowance.Milliseconds(), 10))}, nil, nil, nil)
+	}
 	for _, s := range statements {
 		if err := prepare(ctx, conn, s); err != nil {
 			return err
@@ -253,18 +260,23 @@ func send(ctx context.Context, conn *pgconn.PgConn, batch *queue.Batch, statemen
 		}
 	}
 	results := conn.ExecBatch(ctx, &pipeline)
-	for i := 0; results.NextResult(); i++ {
+	for i := -lead; results.NextResult(); i++ {
 		reader := results.ResultReader()
 		for reader.NextRow() {
-			batch.Row(i, reader.Values())
+			if i >= 0 {
+				batch.Row(i, reader.Values())
+			}
 		}
 		tag, err := reader.Close()
-		if err == nil {
+		if err == nil && i >= 0 {
 			batch.Tag(i, tag.RowsAffected())
 		}
 	}
 	return results.Close()
 }
+
+// patient gives one transaction $1 ms more than the session's statement time-out.
+const patient = `SELECT set_config('statement_timeout', (setting::int + $1::text::int)::text, true) FROM pg_settings WHERE name = 'statement_timeout' AND setting <> '0'`
 
 // prepare makes a statement known to a connection, the first time that it is used
 // there.

@@ -312,6 +312,12 @@ func TestPopSpecificBatchTakesALease(t *testing.T) {
 		if layout == "" {
 			d.run(`UPDATE queen.queues SET window_buffer = 0; UPDATE queen.messages SET payload = '{"nul": "\u0000"}' WHERE transaction_id = '1'`)
 			d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "nul"}]') #>> '{0,result,messages,0,data}'`, `{"nul": "\u0000"}`)
+			for _, payload := range []string{`{"n":1e999999}`, `{"s":"\ud800"}`} {
+				d.run(`UPDATE queen.messages SET payload = '` + payload + `' WHERE transaction_id = '1'; DELETE FROM queen.partition_consumers`)
+				d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "nul"}]') #>> '{0,result,messages,0,data}'`, payload)
+			}
+			d.run(`UPDATE queen.messages SET payload = '{"s":"\\u0000"}' WHERE transaction_id = '1'; DELETE FROM queen.partition_consumers`)
+			d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "nul"}]') #>> '{0,result,messages,0,data,s}'`, `\u0000`)
 		}
 	}
 }

@@ -126,7 +126,11 @@ func (m *migrator) concurrently(ctx context.Context, file migration, s step) (ra
 			if !isTrue(results[2].Rows[0][0]) {
 				return ran, fmt.Errorf("index queen.%s is there, but it is not the index that is needed", s.index)
 			}
-			if err := m.dropInvalid(ctx, s); err != nil {
+			gone, err := m.dropInvalid(ctx, s)
+			if err == nil && !gone {
+				err = w.pause(ctx, "waits for transactions to end")
+			}
+			if err != nil {
 				return ran, err
 			}
 			continue
@@ -163,22 +167,47 @@ func indexInvalid(s step) string {
 	return fmt.Sprintf("SELECT NOT i.indisvalid FROM pg_index i WHERE i.indexrelid = to_regclass('queen.%s')", s.index)
 }
 
-// dropInvalid drops the step's index in the open transaction. A builder holds
-// SHARE UPDATE EXCLUSIVE from beginning to end, so whoever has that lock and
-// still finds the index invalid knows that nobody is at it. (A build whose client
-// died goes on in the server; then the lock is not to be had, and the wait ends
-// with a valid index.)
-func (m *migrator) dropInvalid(ctx context.Context, s step) error {
-	results, err := m.exec(ctx, fmt.Sprintf("LOCK TABLE queen.%s IN SHARE UPDATE EXCLUSIVE MODE; %s", s.table, indexInvalid(s)))
+// dropInvalid drops the step's index in the open transaction, if nobody is
+// building it. (A build whose client died goes on in the server: it is waited for,
+// and ends in a valid index.) A builder holds SHARE UPDATE EXCLUSIVE from its
+// beginning until just before the commit that makes the index valid. So: take
+// that lock, wait until every transaction that was writing at that moment has
+// ended, and look again. gone is false when one of them takes too long; nothing
+// was done then and the transaction has ended.
+func (m *migrator) dropInvalid(ctx context.Context, s step) (gone bool, err error) {
+	results, err := m.exec(ctx, fmt.Sprintf("LOCK TABLE queen.%s IN SHARE UPDATE EXCLUSIVE MODE; SELECT coalesce(string_agg(transactionid::text, ','), '') FROM ("+
+		writing+") w JOIN pg_stat_activity a USING (pid) WHERE pid <> pg_backend_pid() AND a.datid = (SELECT oid FROM pg_database WHERE datname = current_database())", s.table))
 	if err != nil {
-		return err
+		return false, err
 	}
-	if rows := results[1].Rows; len(rows) == 0 || !isTrue(rows[0][0]) {
-		return m.commit(ctx, "")
+	writers := fmt.Sprintf("SELECT count(*) > 0 FROM ("+writing+") w WHERE transactionid = ANY ('{%s}'::xid[]); %s", results[1].Rows[0][0], indexInvalid(s))
+	for w := (waiting{m: m, step: s.String(), began: time.Now()}); ; {
+		results, err := m.exec(ctx, writers)
+		if err != nil {
+			return false, err
+		}
+		if invalid := results[1].Rows; len(invalid) == 0 || !isTrue(invalid[0][0]) {
+			return true, m.commit(ctx, "")
+		}
+		if !isTrue(results[0].Rows[0][0]) {
+			break
+		}
+		if time.Since(w.began) > writersMax {
+			return false, m.commit(ctx, "")
+		}
+		if err := w.pause(ctx, "waits for transactions to end"); err != nil {
+			return false, err
+		}
 	}
 	m.log(Progress{Step: s.String(), Text: "index " + s.index + " was left half built; it is dropped and built again"})
-	return m.commit(ctx, "DROP INDEX queen."+s.index)
+	return true, m.commit(ctx, "DROP INDEX queen."+s.index)
 }
+
+// writing are the sessions that have written something in their transaction.
+const writing = "SELECT pid, transactionid FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted"
+
+// writersMax is how long dropInvalid keeps vacuum and others from the table.
+const writersMax = 5 * time.Second
 
 // buildable looks whether another session holds or waits for the lock that a
 // build takes: two builds on one table at the same time deadlock. (Autovacuum

@@ -75,7 +75,7 @@ BEGIN
         END IF;
 
         SELECT count(*), jsonb_agg(jsonb_build_object('id', m.id, 'transactionId', m.transaction_id, 'traceId', m.trace_id, 'producerSub', m.producer_sub,
-                   'data', CASE WHEN m.payload::text LIKE '%\\u0000%' THEN to_jsonb(m.payload::text) ELSE m.payload::jsonb END,
+                   'data', queen.payload_jsonb(m.payload::text),
                    'createdAt', to_char(m.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ORDER BY m.created_at, m.id)
           INTO found_n, list
           FROM (SELECT * FROM queen.messages o
