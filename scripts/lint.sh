@@ -5,15 +5,19 @@ set -u
 cd "$(dirname "$0")/.."
 tools=$PWD/tools/go.mod
 failed=0
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
 
-# check TITLE COMMAND…: the command must succeed and print nothing.
+# check TITLE COMMAND…: the command must succeed and find nothing to print. What it
+# says beside that (modules that are downloaded) matters only when it fails.
 check() {
 	title=$1
 	shift
-	out=$("$@" 2>&1)
+	out=$("$@" 2>"$said")
 	status=$?
 	if [ $status -ne 0 ] || [ -n "$out" ]; then
 		echo "lint: $title"
+		cat "$said"
 		echo "$out"
 		failed=1
 	fi
