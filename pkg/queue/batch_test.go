@@ -408,3 +408,21 @@ func BenchmarkBatch(b *testing.B) {
 		})
 	}
 }
+
+func TestImpossibleStatesStopTheProgram(t *testing.T) {
+	f := func(want string, do func(s *script)) {
+		t.Helper()
+		defer func() {
+			if got := fmt.Sprint(recover()); got != "BUG: "+want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}()
+		do(newScript(t))
+	}
+	f("an op is added to a batch under way", func(s *script) { s.add(one); s.b.Step(0); s.add(one) })
+	f("a step is done that was not begun", func(s *script) { s.add(one); s.b.StepDone(nil, 0) })
+	f("a push is answered before it is decided", func(s *script) { AppendPushAnswer(nil, s.add(one)) })
+	f("a bigint of another length than 8 bytes", func(s *script) { int8Column(nil) })
+	f("a uuid of another length than 16 bytes", func(s *script) { uuidColumn([]byte("00000000-0000-0000-0000-000000000000")) })
+	f("a boolean of another length than 1 byte", func(s *script) { boolColumn(nil) })
+}
