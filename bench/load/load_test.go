@@ -314,6 +314,13 @@ func TestQuantilesAreThoseOfWhatWasRecorded(t *testing.T) {
 	}
 }
 
+func TestARateIsOfWhatCameInTime(t *testing.T) {
+	r := &Result{InTime: 500, Queued: 600, Elapsed: 2 * time.Second}
+	if r.Rate() != 250 {
+		t.Fatal(r.Rate())
+	}
+}
+
 func TestWrksFiguresAreRead(t *testing.T) {
 	r, err := parseWrk([]byte("Running 2s test\n  1 threads\nfigures: 81234 2003456 3 1340 5210\n"))
 	if err != nil || r.Answered != 81234 || r.Errors != 3 || r.Elapsed != 2003456*time.Microsecond || r.P50 != 1340*time.Microsecond || r.P99 != 5210*time.Microsecond {
