@@ -37,7 +37,8 @@ type Config struct {
 	IdleInTransactionTimeout time.Duration // three quarters
 
 	// HungAfter is how long a step may stay unanswered. Then the server is hung or the way
-	// to it is broken, and the connection is closed.
+	// to it is broken, and the connection is closed. A large request is given more time, of
+	// this and of StatementTimeout (queue.Allowance).
 	HungAfter time.Duration // seven eighths of FailoverTimeout
 
 	// ConnectTimeout bounds an attempt to connect to one host, and once more what is set up

@@ -36,6 +36,7 @@ type rig struct {
 	fails error // the next write fails with it
 
 	inline bool // the next connection cannot prepare statements
+	lax    bool // the next connection does not wait for the disk
 	log    bytes.Buffer
 	ids    *queue.IDs
 	queue  queue.Config
@@ -128,7 +129,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
-	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline}}
+	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax}}
 	r.conn = c
 	c.opened(func(b []byte) error {
 		if err := r.fails; err != nil {
@@ -263,6 +264,8 @@ type server struct {
 	// before is sent before the reply to each statement: notices and the like.
 	before []byte
 
+	patience []string // the statement time-outs that were asked for
+
 	poison map[string]string // a push of this transaction id fails with this SQLSTATE
 }
 
@@ -325,6 +328,7 @@ func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 			}
 			name := m.PreparedStatement
 			if whole {
+				name = sql // the store's own, unless schema knows it
 				for _, n := range schema.Names() {
 					if schema.Statement(n) == sql {
 						name = n
@@ -395,6 +399,11 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	}
 	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 	switch name {
+	case durable:
+		return done("SELECT 1", [][]byte{[]byte("on")})
+	case patient:
+		s.patience = append(s.patience, string(params[0]))
+		return done("SELECT 1", [][]byte{params[0]})
 	case "push_queues", "push_heads":
 		return done("INSERT 0 1")
 	case "push_partitions":

@@ -423,6 +423,44 @@ func TestAHungServerIsLeft(t *testing.T) {
 	d.is("queued")
 }
 
+func TestALargeRequestIsGivenTime(t *testing.T) {
+	var items []string
+	for i := range 5000 {
+		items = append(items, fmt.Sprintf("q/p/%d", i))
+	}
+	r := newRig(t)
+	r.lax = true // so that a step may have two statements of the store's own
+	r.open()
+	a := r.pushWithin(time.Hour, items...)
+	r.pass()
+	r.sleep(r.db.config.HungAfter)
+	if r.shut != 0 {
+		t.Fatal("it was given the time of any other")
+	}
+	r.serve()
+	if !strings.HasPrefix(a.outcome(), "queued queued") {
+		t.Error(a.op.Fault)
+	}
+	allowance := queue.Allowance(5000, a.op.Cost)
+	if want := milliseconds(r.db.config.StatementTimeout + allowance); len(r.pg.patience) != 2 || r.pg.patience[0] != want {
+		t.Errorf("the server was asked for %v and not %v", r.pg.patience, want)
+	}
+	b := r.push("q/p/b")
+	r.pass()
+	r.serve()
+	b.is("queued")
+	if len(r.pg.patience) != 2 {
+		t.Error("a small one was given more time than any other")
+	}
+	c := r.pushWithin(time.Hour, items...)
+	r.pass()
+	r.sleep(r.db.config.HungAfter + allowance)
+	if r.shut != 1 {
+		t.Error("the time has no end")
+	}
+	c.is("waits")
+}
+
 func TestAnIdleServerIsAskedForASignOfLife(t *testing.T) {
 	r := up(t)
 	r.sleep(ProbeAfterDefault - 1)
