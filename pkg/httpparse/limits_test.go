@@ -25,6 +25,11 @@ func TestTargetsAreBounded(t *testing.T) {
 	f("GET ?"+fill(130)+end, "!414") // that it has no form either is not looked at
 	f("GET/"+fill(500)+end, "!400 The method is not a token.")
 
+	l.HeaderBytesMax = 100 + MethodBytesMax + 12
+	f("GET /"+fill(500), "!414")
+	l.HeaderBytesMax--
+	f("GET /"+fill(500), "!431")
+
 	g := transcript(t, nil)
 	g("GET /"+fill(16<<10-1)+end, "GET /"+fill(16<<10-1)+" 1.1 h keep")
 	g("GET /"+fill(16<<10)+end, "!414")

@@ -4,7 +4,7 @@ import "testing"
 
 func TestFieldFindsTheFirstOfAName(t *testing.T) {
 	buf := []byte("GET / HTTP/1.1\r\nHost: h\r\nAuthorization: \t Bearer a:b \r\nempty:\r\nspaces:  \t\r\n" +
-		"X-A: 1\r\nx-a: 2\r\nX-AB: 3\r\nX_A: 4\r\n\r\n")
+		"X-A: 1\r\nx-a: 2\r\nX-AB: 3\r\nX_A: 4\r\nA~: 5\r\n\r\n")
 	var p Parser
 	if event, _, err := p.Next(buf); event != Complete {
 		t.Fatal(event, err)
@@ -25,7 +25,7 @@ func TestFieldFindsTheFirstOfAName(t *testing.T) {
 	f("X-A", "1")
 	f("x-ab", "3")
 	f("x_a", "4")
-	for _, name := range []string{"", "X", "X-ABC", "Bearer a", "Host:", "hos", "h"} {
+	for _, name := range []string{"", "X", "X-ABC", "Bearer a", "Host:", "hos", "h", "A^"} {
 		if got := p.Request.Field(name); got != nil {
 			t.Errorf("%q: %q", name, got)
 		}
