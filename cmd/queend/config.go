@@ -28,7 +28,7 @@ type Config struct {
 
 // Database says where PostgreSQL is.
 type Database struct {
-	URL      string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"Connection string, as a URL or in key=value form, with every option of libpq (several hosts, target_session_attrs, sslmode, …). Wins over the PG_ settings."`
+	URL      string `name:"database-url" env:"DATABASE_URL" placeholder:"URL" help:"Connection string, as a URL or in key=value form, with the options of libpq (several hosts, target_session_attrs, sslmode, …); the few that cannot be honoured are refused. Wins over the PG_ settings."`
 	Host     string `name:"pg-host" env:"PG_HOST" default:"localhost" help:"Host, or the directory of a unix socket."`
 	Port     Int    `name:"pg-port" env:"PG_PORT" default:"5432" help:"Port."`
 	Name     string `name:"pg-db" env:"PG_DATABASE,PG_DB" default:"postgres" help:"Database."`
