@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 // own is a process that starts a server, says so, and then does nothing until it
 // is killed.
 func own(dir string, throwaway bool) {
-	s, err := Start(context.Background(), Options{Dir: dir, Throwaway: throwaway, Log: func(sentence string) {
+	s, err := Start(context.Background(), Options{Dir: dir, Throwaway: throwaway, Settings: quick, Log: func(sentence string) {
 		fmt.Println("log", sentence)
 	}})
 	if err != nil {
@@ -115,7 +115,7 @@ func initialised(t *testing.T) string {
 		var s *Server
 		template.dir, template.err = os.MkdirTemp(testDir, "queend-test-postgres-")
 		if template.err == nil {
-			s, template.err = Start(deadline(t), Options{Dir: template.dir})
+			s, template.err = Start(deadline(t), Options{Dir: template.dir, Settings: quick})
 		}
 		if template.err == nil {
 			template.err = s.Stop()
@@ -138,9 +138,16 @@ func deadline(t *testing.T) context.Context {
 	return ctx
 }
 
+// quick is for servers that lose no power here: only their processes die.
+var quick = map[string]string{"fsync": "off"}
+
+// start starts a server that ends with the test. Without settings it is quick.
 func start(t *testing.T, o Options) *Server {
 	t.Helper()
 	o.Throwaway = true
+	if o.Settings == nil {
+		o.Settings = quick
+	}
 	s, err := Start(deadline(t), o)
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +242,7 @@ func exists(path string) bool {
 }
 
 func TestAServerIsDurableAndPrivate(t *testing.T) {
-	s := start(t, Options{Dir: home(t)})
+	s := start(t, Options{Dir: home(t), Settings: map[string]string{}})
 	f := func(setting, value string) {
 		t.Helper()
 		if got := ask(t, s, "SELECT current_setting('"+setting+"')"); got != value {
@@ -649,7 +656,7 @@ func TestOddDirectories(t *testing.T) {
 
 func TestAServerRunsAlsoWhenNobodyRefersToIt(t *testing.T) {
 	pid := func() int {
-		s, err := Start(deadline(t), Options{Dir: initialised(t), Throwaway: true})
+		s, err := Start(deadline(t), Options{Dir: initialised(t), Throwaway: true, Settings: quick})
 		if err != nil {
 			t.Fatal(err)
 		}
