@@ -7,8 +7,9 @@ shift
 for module in "$@"; do
 	(
 		cd "$module"
+		listed=$(go test -list '^Fuzz' ./...)
 		# The names of a package come before its "ok" line.
-		go test -list '^Fuzz' ./... | awk '
+		echo "$listed" | awk '
 			/^Fuzz/ { names = names " " $1 }
 			/^ok/ { n = split(names, name, " "); for (i = 1; i <= n; i++) print $2, name[i]; names = "" }
 		' | while read -r package name; do
