@@ -5,6 +5,7 @@
 package api
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,11 @@ type Stores struct {
 	PushLegacy queue.Store // the pool's way
 	Config     *queue.Config
 	IDs        *queue.IDs // the loop's own
+
+	// Changed hears that messages of a queue may have become claimable otherwise than
+	// by a push: a cursor was moved, a message was put back, a group begins anew. It is
+	// called on the loop; may be nil.
+	Changed func(queue string)
 }
 
 // Router answers the requests of one loop. All its methods run on that loop.
@@ -63,13 +69,17 @@ type Router struct {
 
 	stores  *Stores // nil: not open yet
 	routes  map[string]*route
+	paths   node        // the routes whose paths have parameters
 	calls   []*pushCall // free list
 	scrapes int         // under way
+
+	paramBytes  []byte // decoded parameters, of the request that is handled now
+	paramValues [ParamsMax][]byte
 }
 
 // route is one path: a handler for each method that it has.
 type route struct {
-	handlers map[string]func(Exchange)
+	handlers map[string]func(Exchange, Params)
 	allow    []byte // header line for 405
 	options  []byte // header lines for OPTIONS
 }
@@ -77,18 +87,34 @@ type route struct {
 // NewRouter makes the router of one loop.
 func NewRouter(s Services) *Router {
 	r := &Router{Services: s, routes: map[string]*route{}}
-	// The table: every route there is.
+	// The table: every route there is. Whoever makes a route adds its line here: add
+	// for a path that is fixed, addPath for one with parameters.
 	r.add("POST", "/api/v1/push", func(x Exchange) { r.push(x, &r.Counters.Push, push) })
 	r.add("POST", "/api/v1/push-legacy", func(x Exchange) { r.push(x, &r.Counters.PushLegacy, pushLegacy) })
 	r.add("GET", "/health", r.health)
 	r.add("GET", "/livez", r.livez)
 	r.add("GET", "/readyz", r.readyz)
 	r.add("GET", "/metrics/prometheus", r.metrics)
-	for _, route := range r.routes {
-		route.allow = []byte("Allow: " + strings.Join(route.methods(), ", ") + "\r\n")
+	r.seal()
+	return r
+}
+
+// seal writes down what each path answers to, once the table is whole.
+func (r *Router) seal() {
+	seal := func(route *route, also []string) {
+		route.allow = []byte("Allow: " + strings.Join(route.methods(also), ", ") + "\r\n")
 		route.options = append(append([]byte(nil), preflightHeader...), route.allow...)
 	}
-	return r
+	r.paths.each(func(route *route) { seal(route, nil) })
+	for path, route := range r.routes {
+		// A fixed path may also be one with parameters, which has other methods.
+		var m match
+		var also []string
+		if r.paths.find([]byte(path), nil, &m); m.route != nil {
+			also = m.route.methods(nil)
+		}
+		seal(route, also)
+	}
 }
 
 // Open gives the router its stores: from here on pushes are taken. Until then they
@@ -98,19 +124,41 @@ func (r *Router) Open(s Stores) { r.stores = &s }
 func push(s *Stores) queue.Store       { return s.Push }
 func pushLegacy(s *Stores) queue.Store { return s.PushLegacy }
 
+// add makes a route of a path without parameters.
 func (r *Router) add(method, path string, handle func(Exchange)) {
 	if r.routes[path] == nil {
-		r.routes[path] = &route{handlers: map[string]func(Exchange){}}
+		r.routes[path] = &route{handlers: map[string]func(Exchange, Params){}}
 	}
-	r.routes[path].handlers[method] = handle
+	r.routes[path].handlers[method] = func(x Exchange, _ Params) { handle(x) }
 }
 
-// methods lists what a path answers to, in one fixed order. HEAD is GET without
-// the body (RFC 9110 §9.3.2), which the loop leaves out.
-func (r *route) methods() []string {
+// addPath makes a route of a path with parameters: /api/v1/pop/queue/:queue. A path
+// is matched segment by segment as it came, then each parameter is decoded once: a
+// slash that the client encoded stays inside its segment, and an empty segment is an
+// empty parameter. A path that is written out wins over one with a parameter.
+func (r *Router) addPath(method, path string, handle func(Exchange, Params)) {
+	n := r.paths.insert(path)
+	if n.route == nil {
+		n.route = &route{handlers: map[string]func(Exchange, Params){}}
+	}
+	n.route.handlers[method] = handle
+}
+
+// handler is who answers a method, or nil. HEAD is GET without the body (RFC 9110
+// §9.3.2), which the loop leaves out.
+func (r *route) handler(method []byte) func(Exchange, Params) {
+	handle := r.handlers[string(method)]
+	if handle == nil && string(method) == "HEAD" {
+		handle = r.handlers["GET"]
+	}
+	return handle
+}
+
+// methods lists what a path answers to, and also what others do, in one fixed order.
+func (r *route) methods(also []string) []string {
 	var methods []string
 	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "DELETE"} {
-		if r.handlers[m] != nil || (m == "HEAD" && r.handlers["GET"] != nil) {
+		if r.handler([]byte(m)) != nil || slices.Contains(also, m) {
 			methods = append(methods, m)
 		}
 	}
@@ -121,28 +169,46 @@ func (r *route) methods() []string {
 func (r *Router) Serve(x Exchange) {
 	req := x.Request()
 	// Paths are compared as they came: what is written with escapes that were not
-	// needed is another path, and has no route (and, later, no way past auth).
-	found := r.routes[string(req.Path)]
+	// needed is another path, and has no route (and, later, no way past auth). Only
+	// what stands where a parameter is is decoded.
+	m := match{route: r.routes[string(req.Path)]}
+	handle := m.handler(req.Method)
+	if handle == nil {
+		r.paths.find(req.Path, req.Method, &m)
+		handle = m.handler(req.Method)
+	}
 	if string(req.Method) == "OPTIONS" {
 		header := preflightHeader
-		if found != nil {
-			header = found.options
+		if m.route != nil {
+			header = m.route.options
 		}
 		x.Reply(204, header, nil, false)
 		return
 	}
-	if found == nil {
+	if m.route == nil {
 		r.Counters.NotFound.Add(1)
 		r.fail(x, 404, nil, "there is nothing at this path; the routes are listed in the README")
 		return
 	}
-	handle := found.handlers[string(req.Method)]
-	if handle == nil && string(req.Method) == "HEAD" {
-		handle = found.handlers["GET"]
-	}
 	if handle == nil {
-		r.fail(x, 405, found.allow, "this path does not take that method; see the Allow header")
+		r.fail(x, 405, m.route.allow, "this path does not take that method; see the Allow header")
 		return
 	}
-	handle(x)
+	if sentence := r.queryFault(req.Query); sentence != "" {
+		r.fail(x, 400, nil, sentence)
+		return
+	}
+	params, sentence := r.params(&m)
+	if sentence != "" {
+		r.fail(x, 400, nil, sentence)
+		return
+	}
+	handle(x, params)
+}
+
+func (m *match) handler(method []byte) func(Exchange, Params) {
+	if m.route == nil {
+		return nil
+	}
+	return m.route.handler(method)
 }
