@@ -338,7 +338,7 @@ func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 		s.stores = append(s.stores, db.Store(asyncdb.Services{
 			Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
 			After: func(d time.Duration, f func()) { l.After(d, f) },
-		}, func() asyncdb.Batch { return queue.NewBatch(domain, hints) }))
+		}, asyncdb.Work{NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared()}))
 		stores := api.Stores{
 			Push: s.stores[i], PushLegacy: pool.Store(l.Post), Config: domain,
 			IDs: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),

@@ -107,7 +107,7 @@ func (g *gather) admit(op *queue.Op, now, busy time.Duration) refusal {
 
 // batches is how many batches it takes until op, which would wait last, is stored.
 func (g *gather) batches(op *queue.Op) int {
-	byRows := ceil(g.rows+len(op.Items), g.rowsCap)
+	byRows := ceil(g.rows+op.Rows(), g.rowsCap)
 	byBytes := ceil(g.bytes+op.Cost, g.limits.BatchBytesMax)
 	if g.waiting() == 0 {
 		return 1 // alone, whatever its size
@@ -134,7 +134,7 @@ func (g *gather) push(op *queue.Op) {
 		g.ops, g.head = g.ops[:n], 0
 	}
 	g.ops = append(g.ops, op)
-	g.rows += len(op.Items)
+	g.rows += op.Rows()
 	g.bytes += op.Cost
 	g.held++
 	g.heldBytes += op.Cost
@@ -145,7 +145,7 @@ func (g *gather) pop() *queue.Op {
 	op := g.ops[g.head]
 	g.ops[g.head] = nil
 	g.head++
-	g.rows -= len(op.Items)
+	g.rows -= op.Rows()
 	g.bytes -= op.Cost
 	return op
 }
@@ -155,7 +155,7 @@ func (g *gather) pop() *queue.Op {
 func (g *gather) fill(b Batch, now time.Duration) {
 	for g.waiting() > 0 {
 		op := g.ops[g.head]
-		if n := b.Rows(); n > 0 && (n+len(op.Items) > g.rowsCap || b.Bytes()+op.Cost > g.limits.BatchBytesMax) {
+		if n := b.Rows(); n > 0 && (n+op.Rows() > g.rowsCap || b.Bytes()+op.Cost > g.limits.BatchBytesMax) {
 			return
 		}
 		op.Sent = now

@@ -148,8 +148,8 @@ func (c *Config) connection() (*pgconn.Config, error) {
 		conn.ConnectTimeout = c.ConnectTimeout
 	}
 	conn.DialFunc = c.dialer().DialContext
-	if conn.MaxProtocolMessageBodyLen <= 0 || conn.MaxProtocolMessageBodyLen > FrameBytesMax {
-		conn.MaxProtocolMessageBodyLen = FrameBytesMax // pgconn makes room for what a header promises
+	if conn.MaxProtocolMessageBodyLen <= 0 || conn.MaxProtocolMessageBodyLen > FrameBytesMaxDefault {
+		conn.MaxProtocolMessageBodyLen = FrameBytesMaxDefault // pgconn makes room for what a header promises
 	}
 	if conn.ValidateConnect == nil && len(conn.Fallbacks) > 0 {
 		// A push must write. Of several hosts the one that can is wanted, also when the

@@ -19,9 +19,8 @@ import (
 // loops notice it. Its methods are for any goroutine; the lock is taken when a
 // connection comes or goes, never for an op.
 type Database struct {
-	config     Config
-	conn       *pgconn.Config
-	statements []string // the statements that are prepared on each connection
+	config Config
+	conn   *pgconn.Config
 
 	// statement gives the SQL of a name.
 	statement func(name string) string
@@ -59,11 +58,6 @@ func Open(c Config) (*Database, error) {
 	db := &Database{
 		config: c, conn: conn, statement: schema.Statement,
 		warned: make(map[string]bool), said: make(map[string]bool), since: time.Now(),
-	}
-	for _, name := range schema.Names() {
-		if strings.HasPrefix(name, "push_") {
-			db.statements = append(db.statements, name)
-		}
 	}
 	return db, nil
 }

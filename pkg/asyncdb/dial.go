@@ -42,7 +42,7 @@ func (s *Store) connectAndAttach(ctx context.Context) {
 			s.sv.Post(func() { s.dialFailed(err) })
 			return
 		}
-		c := &conn{store: s, link: l}
+		c := &conn{store: s, link: l, cut: cutter{bytesMax: s.work.FrameBytesMax}}
 		s.sv.Attach(l.nc, c.opened, c.data, c.closedBy)
 	}()
 }
@@ -67,7 +67,7 @@ func (s *Store) equip(ctx context.Context, pc *pgconn.PgConn, late map[string]st
 	if l.lax, err = s.db.setUp(ctx, pc, late); err != nil {
 		return link{}, err
 	}
-	if l.inline, err = s.db.prepare(ctx, pc); err != nil {
+	if l.inline, err = s.db.prepare(ctx, pc, s.work.Prepare); err != nil {
 		return link{}, err
 	}
 	if err := pc.SyncConn(ctx); err != nil {
@@ -239,9 +239,9 @@ func results(p *pgconn.Pipeline) (rows [][][][]byte, err error) {
 // prepare makes the statements known to a new connection, in one round trip. inline:
 // the other end is a pooler that hands server connections around, on which somebody
 // else has prepared them already.
-func (db *Database) prepare(ctx context.Context, pc *pgconn.PgConn) (inline bool, err error) {
+func (db *Database) prepare(ctx context.Context, pc *pgconn.PgConn, names []string) (inline bool, err error) {
 	p := pc.StartPipeline(ctx)
-	for _, name := range db.statements {
+	for _, name := range names {
 		p.SendPrepare(name, db.statement(name), nil)
 	}
 	_, err = results(p)

@@ -83,7 +83,7 @@ func TestAStrangerOnThePort(t *testing.T) {
 		_ = pretend(c, nil, "current_setting('transaction_read_only')")
 	})
 	f("statements refused", "42704", "", func(c net.Conn) {
-		_ = pretend(c, checkRow, "INSERT INTO queen.queues")
+		_ = pretend(c, checkRow, "FOR NO KEY UPDATE")
 	})
 	f("the end in the middle", "cannot", "", func(c net.Conn) {
 		_ = pretend(c, func(sql string) []pgproto3.BackendMessage {
@@ -98,11 +98,11 @@ func TestAStrangerOnThePort(t *testing.T) {
 // TestAPoolerThatHandsSessionsAround has the statements prepared by somebody else
 // already; they are sent whole then.
 func TestAPoolerThatHandsSessionsAround(t *testing.T) {
-	port := script(t, func(c net.Conn) { _ = pretendCode(c, checkRow, "INSERT INTO queen.queues", duplicatePrepared) })
+	port := script(t, func(c net.Conn) { _ = pretendCode(c, checkRow, "FOR NO KEY UPDATE", duplicatePrepared) })
 	db := open(t, Config{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port)})
 	ctx, cancel := context.WithTimeout(context.Background(), guard)
 	defer cancel()
-	s := db.newStore(Services{Now: func() time.Duration { return 0 }}, func() Batch { return nil })
+	s := db.newStore(Services{Now: func() time.Duration { return 0 }}, Work{NewBatch: func() Batch { return nil }, Prepare: []string{"push_lock"}})
 	l, err := s.connect(ctx)
 	if err != nil {
 		t.Fatal(err)

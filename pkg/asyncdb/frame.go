@@ -28,10 +28,10 @@ const (
 // headerBytes is the size of a message's kind and length.
 const headerBytes = 5
 
-// FrameBytesMax bounds one message from the server. What a push reads is small (ids,
-// counts, errors); a longer message is a broken or foreign server, and the connection
-// is closed.
-const FrameBytesMax = 1 << 20
+// FrameBytesMaxDefault bounds one message from the server. What a push reads is small
+// (ids, counts, errors); a longer message is a broken or foreign server, and the
+// connection is closed. A store that reads payloads is given a larger bound.
+const FrameBytesMaxDefault = 1 << 20
 
 // restBytesKept is the largest buffer for a cut message that is kept for the next.
 const restBytesKept = 64 << 10
@@ -48,6 +48,8 @@ var (
 //
 // For each delivery: begin, next until it returns kind 0, end.
 type cutter struct {
+	bytesMax int // of one message, 0: FrameBytesMaxDefault
+
 	data []byte // what of this delivery is not given out yet; the loop's memory
 	rest []byte // the head of a message whose end has not arrived; ours
 	used bool   // rest holds a message that was given out
@@ -69,7 +71,7 @@ func (c *cutter) next() (kind byte, body []byte, err error) {
 	if len(c.data) < headerBytes {
 		return 0, nil, nil
 	}
-	size, err := frameSize(c.data)
+	size, err := frameSize(c.data, c.bytesMax)
 	if err != nil || len(c.data) < size {
 		return 0, nil, err
 	}
@@ -84,7 +86,7 @@ func (c *cutter) complete() (kind byte, body []byte, err error) {
 	if len(c.rest) < headerBytes {
 		return 0, nil, nil
 	}
-	size, err := frameSize(c.rest)
+	size, err := frameSize(c.rest, c.bytesMax)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -118,9 +120,9 @@ func (c *cutter) end() {
 
 // frameSize returns the whole size of the message that b begins with; b holds at
 // least a header.
-func frameSize(b []byte) (int, error) {
+func frameSize(b []byte, bytesMax int) (int, error) {
 	n := binary.BigEndian.Uint32(b[1:])
-	if n < 4 || n > FrameBytesMax-1 {
+	if n < 4 || n > uint32(or(bytesMax, FrameBytesMaxDefault)-1) {
 		return 0, fmt.Errorf("%w: kind %q, %d bytes", errFrameLength, b[0], n)
 	}
 	return int(n) + 1, nil

@@ -91,15 +91,15 @@ func TestAMessageOfImpossibleLengthIsAnError(t *testing.T) {
 	f(0, false)
 	f(3, false)
 	f(4, true)
-	f(FrameBytesMax-1, true)
-	f(FrameBytesMax, false)
+	f(FrameBytesMaxDefault-1, true)
+	f(FrameBytesMaxDefault, false)
 	f(math.MaxInt32, false)
 	f(math.MaxUint32, false)
 }
 
 func TestMemoryForACutMessageGrowsWithWhatArrives(t *testing.T) {
 	var c cutter
-	c.begin(binary.BigEndian.AppendUint32([]byte{'D'}, FrameBytesMax-1)) // promises a MiB
+	c.begin(binary.BigEndian.AppendUint32([]byte{'D'}, FrameBytesMaxDefault-1)) // promises a MiB
 	if kind, _, err := c.next(); kind != 0 || err != nil {
 		t.Fatal(kind, err)
 	}
@@ -107,9 +107,9 @@ func TestMemoryForACutMessageGrowsWithWhatArrives(t *testing.T) {
 	if cap(c.rest) > 64 {
 		t.Errorf("5 bytes are kept in %d", cap(c.rest))
 	}
-	body := make([]byte, FrameBytesMax-5)
+	body := make([]byte, FrameBytesMaxDefault-5)
 	c.begin(body)
-	if kind, got, err := c.next(); kind != 'D' || len(got) != FrameBytesMax-5 || err != nil {
+	if kind, got, err := c.next(); kind != 'D' || len(got) != FrameBytesMaxDefault-5 || err != nil {
 		t.Fatal(kind, len(got), err)
 	}
 	c.end()
@@ -219,7 +219,7 @@ func FuzzFrames(f *testing.F) {
 			t.Fatal(err)
 		}
 		frontend := pgproto3.NewFrontend(bytes.NewReader(all), nil)
-		frontend.SetMaxBodyLen(FrameBytesMax - 5) // or it makes room for what a header promises
+		frontend.SetMaxBodyLen(FrameBytesMaxDefault - 5) // or it makes room for what a header promises
 		for i := 0; ; i++ {
 			m, theirErr := frontend.Receive()
 			if theirErr != nil {

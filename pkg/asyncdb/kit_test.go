@@ -65,7 +65,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		Defer: func(f func()) { r.ends = append(r.ends, f) },
 		After: func(d time.Duration, f func()) { r.waits = append(r.waits, wait{r.now + d, f}) },
 		Now:   func() time.Duration { return r.now },
-	}, func() Batch { return queue.NewBatch(&r.queue, hints) })
+	}, Work{NewBatch: func() Batch { return queue.NewBatch(&r.queue, hints) }, Prepare: r.queue.Prepared()})
 	r.store.dialFn = func(context.Context) { r.dials++ }
 	r.store.dial(r.now)
 	return r

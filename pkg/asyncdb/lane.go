@@ -100,7 +100,7 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	}
 	for i := range statements {
 		st := &statements[i]
-		whole := st.Unnamed || s.inline || s.conn.link.inline
+		whole := st.Unnamed || !s.prepared[st.Name] || s.inline || s.conn.link.inline
 		name := st.Name
 		if whole {
 			name = ""

@@ -80,7 +80,7 @@ func newStage(t *testing.T, connString string, loops int, change ...func(*Config
 		s.stores = append(s.stores, s.db.Store(Services{
 			Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
 			After: func(d time.Duration, f func()) { l.After(d, f) },
-		}, func() Batch { return queue.NewBatch(&s.queue, hints) }))
+		}, Work{NewBatch: func() Batch { return queue.NewBatch(&s.queue, hints) }, Prepare: s.queue.Prepared()}))
 	}
 	if err := s.loops.Start(); err != nil {
 		t.Fatal(err)

@@ -13,9 +13,10 @@ import (
 // Store implements queue.Store for one loop. Do and Cancel run on that loop and may
 // complete the op before they return.
 type Store struct {
-	db *Database
-	sv Services
-	id int // among the stores of the database, for the log
+	db   *Database
+	sv   Services
+	id   int // among the stores of the database, for the log
+	work Work
 
 	stats Stats
 
@@ -53,6 +54,7 @@ type Store struct {
 	stopDial   context.CancelFunc
 	preparedAt time.Duration // the last time that a batch found its prepared statements gone; 0: never
 	inline     bool          // statements are sent whole, prepared ones do not last here
+	prepared   map[string]bool
 
 	closing bool
 	closed  bool
@@ -77,21 +79,33 @@ const outBytesKept = 4 << 20
 // deadlines is one pass over the ops and an answer still leaves in time.
 const expireAhead = 5 * time.Millisecond
 
-// Store makes the store of one loop and begins to connect. newBatch is called twice; both
-// batches are of that loop. Any goroutine; the loop must run, or begin to run soon.
-func (db *Database) Store(sv Services, newBatch func() Batch) *Store {
-	s := db.newStore(sv, newBatch)
+// Work is what a store is there for.
+type Work struct {
+	NewBatch      func() Batch // called twice; both batches are of the store's loop
+	Prepare       []string     // statements that are prepared on each connection; what is not listed is sent whole
+	FrameBytesMax int          // bounds one message from the server; 0: FrameBytesMaxDefault
+}
+
+// Store makes a store of one loop and begins to connect. Any goroutine; the loop must run,
+// or begin to run soon.
+func (db *Database) Store(sv Services, work Work) *Store {
+	s := db.newStore(sv, work)
 	sv.Post(func() { s.dial(sv.Now()) })
 	return s
 }
 
-func (db *Database) newStore(sv Services, newBatch func() Batch) *Store {
+func (db *Database) newStore(sv Services, work Work) *Store {
+	work.FrameBytesMax = or(work.FrameBytesMax, FrameBytesMaxDefault)
 	s := &Store{
-		db: db, sv: sv, id: db.enlist(),
+		db: db, sv: sv, id: db.enlist(), work: work,
 		gather:  newGather(db.config.Limits),
-		current: newBatch(), spare: newBatch(),
+		current: work.NewBatch(), spare: work.NewBatch(),
 		downSince: sv.Now(),
 		end:       make(chan struct{}),
+	}
+	s.prepared = make(map[string]bool, len(work.Prepare))
+	for _, name := range work.Prepare {
+		s.prepared[name] = true
 	}
 	s.fireFn, s.dialFn = s.fire, s.connectAndAttach
 	return s

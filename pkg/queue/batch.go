@@ -1,10 +1,6 @@
 package queue
 
-import (
-	"math/rand/v2"
-	"strconv"
-	"time"
-)
+import "time"
 
 // Statement is one statement to be sent. Its params are in PostgreSQL's binary
 // format, nil is NULL; results are asked for in binary. Params belong to the batch
@@ -63,32 +59,18 @@ type Verdict struct {
 //
 // Not for several goroutines at once.
 type Batch struct {
+	roll
 	c *Config
 	h *Hints
 
-	entries []entry // in the order they were added
-	groups  []group // what is left to do; the last one is worked
-	rows    int
-	bytes   int
+	groups []group // what is left to do; the last one is worked
 
-	begun   bool     // Step was called
-	kind    stepKind // of the step that Step returned last
-	gather  gathering
-	stmts   []Statement
-	params  [][]byte
-	buf     [][]byte // the params' memory
-	view    []*Op
-	lost    bool // the last step found its statements lost
-	unknown bool // an earlier step may have been committed
-
-	jitter func() float64 // 0 ≤ … < 1
-}
-
-// entry is one op's place in the batch.
-type entry struct {
-	op      *Op // nil: given back
-	decided bool
-	maybe   bool // its messages were sent and the answer was lost: they may be stored, also later
+	kind   stepKind // of the step that Step returned last
+	gather gathering
+	stmts  []Statement
+	params [][]byte
+	buf    [][]byte // the params' memory
+	lost   bool     // the last step found its statements lost
 }
 
 // group is a run of entries that are worked in one transaction.
@@ -117,64 +99,31 @@ const (
 	vainMax  = 3 // look again so often for a duplicate that is not there
 )
 
-// Retries wait about retryAfter, then retryFactor times longer each, give or take
-// half.
-const (
-	retryAfter  = 10 * time.Millisecond
-	retryFactor = 3
-)
-
 // NewBatch returns an empty batch, to be used again and again.
 func NewBatch(c *Config, h *Hints) *Batch {
-	return &Batch{c: c, h: h, jitter: rand.Float64}
+	return &Batch{roll: newRoll(), c: c, h: h}
 }
 
 // Reset makes the batch empty; it forgets its ops and keeps its buffers, unless a
 // large batch made them grow.
 func (b *Batch) Reset() {
-	clear(b.entries)
-	b.entries, b.groups = b.entries[:0], b.groups[:0]
-	b.rows, b.bytes, b.begun, b.kind, b.lost, b.unknown = 0, 0, false, noStep, false, false
-	clear(b.view)
-	b.view = b.view[:0]
+	b.roll.reset()
+	b.groups, b.kind, b.lost = b.groups[:0], noStep, false
 	b.gather.reset()
 	b.shrink()
 }
 
 // Add takes an op into the batch; only before the first Step.
 func (b *Batch) Add(op *Op) {
-	if b.begun {
-		panic("BUG: an op is added to a batch under way")
-	}
-	b.entries = append(b.entries, entry{op: op})
+	b.add(op)
 	if len(b.groups) == 0 {
 		b.groups = append(b.groups, group{winners: b.h.storm > 0})
 	}
 	b.groups[0].hi++
-	b.rows += len(op.Items)
-	b.bytes += op.Cost
 	for i := range op.Items {
 		op.Items[i].at = nil // another batch's, if the op was in one
 	}
 }
-
-// Ops returns the ops of the batch in the order they were added, without those that
-// Expire or Decided have given back. Valid until the next call of any method.
-func (b *Batch) Ops() []*Op {
-	b.view = b.view[:0]
-	for i := range b.entries {
-		if op := b.entries[i].op; op != nil {
-			b.view = append(b.view, op)
-		}
-	}
-	return b.view
-}
-
-// Rows is how many items were added.
-func (b *Batch) Rows() int { return b.rows }
-
-// Bytes is what the ops that were added cost.
-func (b *Batch) Bytes() int { return b.bytes }
 
 // Step returns the statements to send now, under one Sync; nil: every op is decided,
 // its results are in its items or in its Fault. Calling it twice without sending is
@@ -278,7 +227,7 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 		if class == ClassUnknown && kind == pushStep {
 			b.maybeStored(g)
 		}
-		if v.After = b.retry(g, now, err); v.After > 0 {
+		if v.After = b.retry(g.lo, g.hi, now, "PostgreSQL could not store the messages", err); v.After > 0 {
 			v.Action = Wait
 		}
 	case ClassLost:
@@ -316,32 +265,7 @@ func (b *Batch) maybeStored(g *group) {
 // Unavailable. It returns them and the batch forgets them, also when a step is in
 // flight: the caller completes them now. Valid until the next call of any method.
 func (b *Batch) Expire(now time.Duration) []*Op {
-	b.view = b.view[:0]
-	for i := range b.entries {
-		e := &b.entries[i]
-		if e.op == nil || e.decided || e.op.Deadline == 0 || e.op.Deadline > now {
-			continue
-		}
-		e.op.Fault = Fault{Unavailable, "PostgreSQL did not answer in time; the messages may have been stored: push them again with the same transactionId"}
-		b.view = append(b.view, e.op)
-		*e = entry{decided: true}
-	}
-	return b.view
-}
-
-// Decided returns the ops that are decided and not yet given back, and the batch
-// forgets them: so that a request need not wait for others when a batch was split.
-// Step finds what is decided, so it is called first. Optional: what is not taken here
-// is in Ops at the end. Valid until the next call of any method.
-func (b *Batch) Decided() []*Op {
-	b.view = b.view[:0]
-	for i := range b.entries {
-		if e := &b.entries[i]; e.op != nil && e.decided {
-			b.view = append(b.view, e.op)
-			e.op = nil
-		}
-	}
-	return b.view
+	return b.expire(now, "PostgreSQL did not answer in time; the messages may have been stored: push them again with the same transactionId")
 }
 
 // Fail decides every op that is not decided yet with f, as a store does that gives
@@ -352,20 +276,6 @@ func (b *Batch) Fail(f Fault) {
 	}
 	b.groups = b.groups[:0]
 	b.kind = noStep
-}
-
-// MayBeStored says that an answer was lost on the way (Unknown): an undecided op's
-// messages may be in the database. A store that gives up says so in its Fault.
-func (b *Batch) MayBeStored() bool { return b.unknown }
-
-// decide ends entry i, with a fault unless f is the zero Fault.
-func (b *Batch) decide(i int, f Fault) {
-	if e := &b.entries[i]; !e.decided {
-		e.decided = true
-		if f.Code != OK {
-			e.op.Fault = f
-		}
-	}
 }
 
 // endGroup ends the group that has nothing more to do.
@@ -442,37 +352,4 @@ func (b *Batch) stale(g *group) {
 	if g.stale++; g.stale > staleMax && !b.halve(g) {
 		b.decideAll(g, Fault{Unavailable, "the queue was deleted or changed while the messages were pushed; push them again"})
 	}
-}
-
-// retry counts a failure that may pass against the group's ops. It returns how long
-// to wait, 0: none of them has a try or the time left.
-func (b *Batch) retry(g *group, now time.Duration, err *SQLError) time.Duration {
-	tries := 1
-	for i := g.lo; i < g.hi; i++ {
-		if e := &b.entries[i]; !e.decided {
-			e.op.tries++
-			tries = max(tries, min(e.op.tries, RetriesMax))
-		}
-	}
-	after := retryAfter
-	for range tries - 1 {
-		after *= retryFactor
-	}
-	after = after/2 + time.Duration(b.jitter()*float64(after))
-	left := false
-	for i := g.lo; i < g.hi; i++ {
-		e := &b.entries[i]
-		if e.decided {
-			continue
-		}
-		if e.op.tries > RetriesMax || e.op.Deadline != 0 && now+after >= e.op.Deadline {
-			b.decide(i, Fault{Unavailable, "PostgreSQL could not store the messages, try " + strconv.Itoa(e.op.tries) + " ended with: " + err.Message})
-		} else {
-			left = true
-		}
-	}
-	if !left {
-		return 0
-	}
-	return after
 }

@@ -21,11 +21,34 @@ type Store interface {
 // Completer hears that an op is done. OpDone runs on the loop that called Do.
 type Completer interface{ OpDone(op *Op) }
 
+// Verb says what an op asks for.
+type Verb uint8
+
+const (
+	Push        Verb = iota
+	Pop              // op.Pop
+	Ack              // op.Acks, op.Group
+	Extend           // op.Lease
+	Transaction      // op.Operations, whose pushes are op.Items and whose acks are op.Acks
+	Release          // op.Lease: gives a lease back that nobody will use
+	Watch            // op.Watch: what changed that this process did not do
+)
+
 // Op is one request on its way through the stores. Its bytes do not change
 // until it is done, also when its client is gone. Ops are pooled: after OpDone
 // the owner may Reset and use it again.
 type Op struct {
-	Items []Item // in request order; their slices point into the op's own copy of the body
+	Verb  Verb
+	Items []Item // Push, Transaction: in request order; their slices point into the op's own copy of the body
+	Pop   PopRequest
+	Acks  []AckItem // Ack, Transaction: in request order
+	Lease LeaseRequest
+	Steps []TransactionStep // Transaction: its operations in order, each an item or an ack
+	Watch WatchRequest
+
+	// Freed is what a done op made claimable by ending leases or moving on: whoever
+	// keeps parked pops looks there again.
+	Freed []Freed
 
 	Accepted time.Duration // loop clock: the request was complete
 	Decoded  time.Duration // loop clock: decoding ended, the op was handed to the store
@@ -34,7 +57,9 @@ type Op struct {
 	Deadline time.Duration // loop clock: the store completes the op by then, with Fault if need be
 
 	Fault Fault     // set by the store: the whole request failed; items carry nothing
-	Done  Completer // who hears of the end
+	Done  Completer // who hears of the end; see Wrap
+	outer [2]Completer
+	wraps int
 
 	// Cost is what the op weighs against bounds on bytes: its body and its items.
 	Cost int
@@ -96,6 +121,40 @@ const (
 // UUID is 16 bytes, big endian as in RFC 9562.
 type UUID [16]byte
 
+// Rows is how much work the op is, for bounds on batches: its messages or acks, at least 1.
+func (op *Op) Rows() int { return max(len(op.Items)+len(op.Acks), 1) }
+
+// Wrap makes c the one who hears of the end, as a store does that stands around another;
+// Unwrap gives the op back to the one before.
+func (op *Op) Wrap(c Completer) {
+	if op.wraps == len(op.outer) {
+		panic("BUG: an op is wrapped by more stores than there are")
+	}
+	op.outer[op.wraps] = op.Done
+	op.wraps++
+	op.Done = c
+}
+
+// Unwrap undoes Wrap.
+func (op *Op) Unwrap() {
+	op.wraps--
+	op.Done, op.outer[op.wraps] = op.outer[op.wraps], nil
+}
+
+// Freed is a partition that a group may find messages in now: its lease there ended, or
+// its cursor moved.
+type Freed struct {
+	Queue     string
+	Group     string
+	Partition UUID
+}
+
+// Changed is a partition that got messages.
+type Changed struct {
+	Queue     string
+	Partition UUID
+}
+
 // An op that grew beyond these gives its memory back at Reset, so that the pool of
 // ops holds what is usual and not what was once asked for.
 const (
@@ -108,11 +167,14 @@ const (
 func (op *Op) Reset() {
 	op.clear()
 	op.Accepted, op.Decoded, op.Sent, op.Answered, op.Deadline = 0, 0, 0, 0, 0
-	op.Done = nil
+	op.Verb, op.Done, op.outer, op.wraps = Push, nil, [2]Completer{}, 0
 	if cap(op.Items) > opItemsKeptMax {
 		op.Items = nil
 	}
-	for _, b := range []*[]byte{&op.body, &op.made, &op.sealed} {
+	if cap(op.Acks) > opItemsKeptMax {
+		op.Acks, op.Freed, op.Steps = nil, nil, nil
+	}
+	for _, b := range []*[]byte{&op.body, &op.made, &op.sealed, &op.Pop.Messages} {
 		if cap(*b) > opBodyKeptMax {
 			*b = nil
 		}
@@ -122,6 +184,10 @@ func (op *Op) Reset() {
 // clear forgets the request, not its times and its owner.
 func (op *Op) clear() {
 	op.Items, op.body, op.made, op.sealed = op.Items[:0], op.body[:0], op.made[:0], op.sealed[:0]
+	clear(op.Freed)
+	op.Acks, op.Steps, op.Freed = op.Acks[:0], op.Steps[:0], op.Freed[:0]
+	op.Pop.reset()
+	op.Lease, op.Watch = LeaseRequest{}, WatchRequest{}
 	op.Fault, op.Cost, op.tries = Fault{}, 0, 0
 }
 
