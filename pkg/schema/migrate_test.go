@@ -69,12 +69,12 @@ func TestAFreshDatabaseIsReadyAfterOneCall(t *testing.T) {
 }
 
 // What a take-over would do was never needed where the tables were made fresh; so
-// the two layouts are one.
+// the two layouts are one. (What came later is needed in both.)
 func TestNoStepIsNeededOnAFreshDatabase(t *testing.T) {
 	d := fresh(t)
 	for _, file := range migrations {
 		for _, s := range file.steps {
-			if file.number > 1 && s.mode != batched {
+			if file.number > 1 && file.number < 5 && s.mode != batched {
 				d.want(needed(s), "f")
 			}
 		}

@@ -23,7 +23,7 @@ func (d *db) untouched() string {
 		SELECT 'queues', count(*), md5(string_agg(to_jsonb(t)::text, ' ' ORDER BY id)) FROM queen.queues t
 		UNION ALL SELECT 'partitions', count(*), md5(string_agg(to_jsonb(t)::text, ' ' ORDER BY id)) FROM queen.partitions t
 		UNION ALL SELECT 'messages', count(*), md5(string_agg((to_jsonb(t) - 'seq')::text, ' ' ORDER BY id)) FROM queen.messages t
-		UNION ALL SELECT 'partition_consumers', count(*), md5(string_agg((to_jsonb(t) - 'last_seq')::text, ' ' ORDER BY id)) FROM queen.partition_consumers t
+		UNION ALL SELECT 'partition_consumers', count(*), md5(string_agg((to_jsonb(t) - '{last_seq,lease_end_created_at,lease_end_id,lease_end_seq}'::text[])::text, ' ' ORDER BY id)) FROM queen.partition_consumers t
 		UNION ALL SELECT 'dead_letter_queue', count(*), md5(string_agg((to_jsonb(t) - '{transaction_id,trace_id,payload,is_encrypted,producer_sub}'::text[])::text, ' ' ORDER BY id)) FROM queen.dead_letter_queue t
 		UNION ALL SELECT 'traces', count(*), md5(string_agg(to_jsonb(t)::text, ' ' ORDER BY id)) FROM queen.message_traces t
 		UNION ALL SELECT 'metadata', count(*), md5(string_agg(to_jsonb(t)::text, ' ' ORDER BY id)) FROM queen.consumer_groups_metadata t
