@@ -1,5 +1,74 @@
 package queue
 
-// WatchRequest asks what changed that this process did not do itself.
+import "time"
+
+// WatchKind is what a Watch op asks.
+type WatchKind uint8
+
+const (
+	// WatchCheck asks what others told since Since. With Empty it also notes that a pop
+	// found nothing there.
+	WatchCheck WatchKind = iota
+	// WatchSweep looks at a slice of a queue's partitions for what a group has to come.
+	WatchSweep
+	// WatchQueues asks for the queues of a namespace and a task.
+	WatchQueues
+	// WatchTell gives a sign of life, tells others what this process did, and checks.
+	WatchTell
+	// WatchLeave says that this process ends.
+	WatchLeave
+)
+
+// WatchRequest asks what changed that this process did not do itself. Its fields belong
+// to whoever made the op, until it is done.
 type WatchRequest struct {
+	Kind WatchKind
+
+	Since   string  // WatchCheck, WatchTell: Snapshot of an earlier answer, "": begin here
+	Process UUID    // WatchCheck, WatchTell, WatchLeave: who we are
+	Worker  string  // WatchTell
+	Tell    []Told  // WatchTell
+	Tidy    bool    // WatchTell: forget what is old
+	Empty   []Group // WatchCheck, WatchTell: where nothing was found
+
+	Group                     // WatchSweep
+	After        UUID         // WatchSweep: the partitions beyond
+	Subscription Subscription // WatchSweep: where the group begins, if it is new
+	Namespace    []byte       // WatchQueues; nil: any
+	Task         []byte
+
+	// The answers.
+
+	Snapshot string      // WatchCheck, WatchTell
+	Others   bool        // WatchCheck, WatchTell: other processes are there
+	Heard    []Told      // WatchCheck, WatchTell
+	Pending  []Claimable // WatchSweep
+	Next     UUID        // WatchSweep: the last partition of the slice
+	More     bool        // WatchSweep: there are partitions beyond Next
+	Queues   []string    // WatchQueues
 }
+
+// Group is a consumer group of a queue.
+type Group struct{ Queue, Name string }
+
+// Told is a change that one process tells another. Group is "" when messages came, else
+// the group that gave the partition back.
+type Told struct {
+	Queue     string
+	Partition UUID
+	Name      string // of the partition; "": not known
+	Group     string
+}
+
+// Claimable is a partition with messages to come for a group, in In at the earliest: it is
+// leased until then.
+type Claimable struct {
+	Partition UUID
+	In        time.Duration
+}
+
+// Bounds of what one Watch op asks for.
+const (
+	SweepPartitions = 1000   // of one slice
+	QueuesMax       = 10_000 // that one namespace and task can mean
+)

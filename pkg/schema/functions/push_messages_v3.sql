@@ -125,6 +125,10 @@ BEGIN
               FROM unnest(new_place, new_id, new_at) n (place, id, at) ORDER BY at_partition[n.place], n.place DESC) g
      WHERE l.partition_id = g.p;
 
+    -- queend's processes hear of it before they say that a queue is empty.
+    INSERT INTO queen.queend_changes (queue_name, partition_id, partition_name)
+    SELECT DISTINCT in_queue[n.place], at_partition[n.place], in_partition[n.place] FROM unnest(new_place) n (place);
+
     SELECT jsonb_agg(
                CASE WHEN u.place = ANY (new_place) THEN
                    jsonb_build_object('index', u.place - 1, 'transaction_id', u.txn, 'message_id', s.id, 'partition_id', u.p, 'status', 'queued', 'trace_id', in_trace[u.place])

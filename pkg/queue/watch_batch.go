@@ -1,0 +1,312 @@
+package queue
+
+import "time"
+
+// WatchBatch is the conversation of some Watch ops with PostgreSQL: one step, whatever
+// they ask. It reads; what it writes is of no use after a crash or can be written again,
+// so a step whose answer was lost is simply sent again. See Batch for how a store drives it.
+type WatchBatch struct {
+	roll
+	stmts []Statement
+	whose []watched // per statement
+	buf   []byte    // the params' memory of one step
+	alone int       // ops are asked one by one from here on, after an error; -1: all at once
+	sent  bool
+	lost  bool
+}
+
+// watched says what a statement is to which op.
+type watched struct {
+	entry int
+	what  watchedWhat
+}
+
+type watchedWhat uint8
+
+const (
+	noRows watchedWhat = iota
+	checkRows
+	sweepRows
+	queuesRows
+)
+
+// NewWatchBatch returns an empty batch, to be used again and again.
+func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(), alone: -1} }
+
+// PreparedWatch are the statements of a WatchBatch that are worth preparing.
+func PreparedWatch() []string { return []string{"watch_check", "watch_here"} }
+
+// Reset makes the batch empty.
+func (b *WatchBatch) Reset() {
+	b.roll.reset()
+	clear(b.stmts)
+	b.stmts, b.whose, b.alone, b.sent, b.lost = b.stmts[:0], b.whose[:0], -1, false, false
+	if cap(b.buf) > bytesKeptMax {
+		b.buf = nil
+	}
+}
+
+// Add takes an op into the batch; only before the first Step.
+func (b *WatchBatch) Add(op *Op) { b.add(op) }
+
+// Step returns the statements to send now; nil: every op is decided.
+func (b *WatchBatch) Step(time.Duration) []Statement {
+	b.begun = true
+	clear(b.stmts)
+	b.stmts, b.whose, b.buf = b.stmts[:0], b.whose[:0], b.buf[:0]
+	checked := -1 // all checks of a step are one: what is new to one is new to all
+	lax := false
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.decided || e.op == nil || b.alone >= 0 && len(b.stmts) > 0 {
+			continue
+		}
+		w := &e.op.Watch
+		w.Heard, w.Pending, w.Queues, w.More = w.Heard[:0], w.Pending[:0], w.Queues[:0], false
+		if !lax && (w.Kind == WatchTell || w.Kind == WatchLeave || len(w.Empty) > 0) {
+			lax = true
+			b.ask(i, noRows, "watch_lax")
+		}
+		switch w.Kind {
+		case WatchTell:
+			b.ask(i, noRows, "watch_here", b.uuid(w.Process), b.text(w.Worker))
+			if len(w.Tell) > 0 {
+				b.tell(i, w)
+			}
+			if w.Tidy {
+				b.ask(i, noRows, "watch_tidy")
+			}
+			fallthrough
+		case WatchCheck:
+			if len(w.Empty) > 0 {
+				b.empty(i, w)
+			}
+			if checked < 0 {
+				checked = i
+				since := b.text(w.Since)
+				if w.Since == "" {
+					since = nil
+				}
+				b.ask(i, checkRows, "watch_check", since, b.uuid(w.Process))
+			}
+		case WatchSweep:
+			if mode, at := w.Subscription.row(); mode != "" && w.Group.Name != QueueMode {
+				b.ask(i, noRows, "watch_subscribe", b.text(w.Queue), b.text(w.Group.Name), b.text(mode), b.time(at))
+			}
+			b.ask(i, sweepRows, "watch_sweep", b.text(w.Queue), b.text(w.Group.Name), b.uuid(w.After), b.int4(SweepPartitions))
+		case WatchQueues:
+			b.ask(i, queuesRows, "watch_queues", b.bytesOrNull(w.Namespace), b.bytesOrNull(w.Task), b.int4(QueuesMax))
+		case WatchLeave:
+			b.ask(i, noRows, "watch_leave", b.uuid(w.Process))
+		default:
+			panic("BUG: a watch of an unknown kind")
+		}
+	}
+	b.sent = len(b.stmts) > 0
+	if !b.sent {
+		return nil
+	}
+	return b.stmts
+}
+
+func (b *WatchBatch) ask(i int, what watchedWhat, name string, params ...[]byte) {
+	b.stmts = append(b.stmts, Statement{Name: name, Params: params, Unnamed: what == sweepRows})
+	b.whose = append(b.whose, watched{i, what})
+}
+
+// tell appends watch_tell.
+func (b *WatchBatch) tell(i int, w *WatchRequest) {
+	n := len(w.Tell)
+	queues, parts := array(nil, oidText, n, false), array(nil, oidUUID, n, false)
+	names, groups := array(nil, oidText, n, true), array(nil, oidText, n, true)
+	orNull := func(dst []byte, text string) []byte {
+		if text == "" {
+			return nullElement(dst)
+		}
+		return element(dst, text)
+	}
+	for j := range w.Tell {
+		t := &w.Tell[j]
+		queues, parts = element(queues, t.Queue), uuidElement(parts, &t.Partition)
+		names, groups = orNull(names, t.Name), orNull(groups, t.Group)
+	}
+	b.ask(i, noRows, "watch_tell", b.uuid(w.Process), queues, parts, names, groups)
+}
+
+// empty appends watch_empty.
+func (b *WatchBatch) empty(i int, w *WatchRequest) {
+	queues, groups := array(nil, oidText, len(w.Empty), false), array(nil, oidText, len(w.Empty), false)
+	for _, g := range w.Empty {
+		queues, groups = element(queues, g.Queue), element(groups, g.Name)
+	}
+	b.ask(i, noRows, "watch_empty", queues, groups)
+}
+
+// The params, in the batch's memory. A growing buffer leaves the old one to those that
+// point into it.
+
+func (b *WatchBatch) kept(from int) []byte { return whole(b.buf[from:]) }
+
+func (b *WatchBatch) text(s string) []byte {
+	from := len(b.buf)
+	b.buf = append(b.buf, s...)
+	if len(s) == 0 {
+		return []byte{}
+	}
+	return b.kept(from)
+}
+
+func (b *WatchBatch) bytesOrNull(s []byte) []byte {
+	if s == nil {
+		return nil
+	}
+	return b.text(string(s))
+}
+
+func (b *WatchBatch) uuid(u UUID) []byte {
+	from := len(b.buf)
+	b.buf = append(b.buf, u[:]...)
+	return b.kept(from)
+}
+
+func (b *WatchBatch) int4(n int) []byte {
+	from := len(b.buf)
+	b.buf = append(b.buf, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+	return b.kept(from)
+}
+
+// epoch is where PostgreSQL's timestamps begin (manual, "Date/Time Types"): binary they
+// are microseconds since then.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// time is a timestamptz param; the zero time is NULL.
+func (b *WatchBatch) time(t time.Time) []byte {
+	if t.IsZero() {
+		return nil
+	}
+	from := len(b.buf)
+	b.buf = appendInt8(b.buf, t.UnixMicro()-epoch.UnixMicro())
+	return b.kept(from)
+}
+
+func appendInt8(dst []byte, n int64) []byte {
+	return append(dst, byte(n>>56), byte(n>>48), byte(n>>40), byte(n>>32), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
+}
+
+// row is how a subscription is stored; "": it is not.
+func (s Subscription) row() (mode string, at time.Time) {
+	switch s.Mode {
+	case SubscribeNew:
+		return "new", time.Time{}
+	case SubscribeAt:
+		return "timestamp", s.At
+	}
+	return "", time.Time{}
+}
+
+// Row takes one DataRow of statement #stmt of this step.
+func (b *WatchBatch) Row(stmt int, values [][]byte) {
+	who := b.whose[stmt]
+	e := &b.entries[who.entry]
+	switch who.what {
+	case checkRows:
+		for i := who.entry; i < len(b.entries); i++ {
+			o := b.entries[i].op
+			if o == nil || b.entries[i].decided || o.Watch.Kind != WatchCheck && o.Watch.Kind != WatchTell {
+				continue
+			}
+			o.Watch.heard(values)
+			if b.alone >= 0 {
+				break
+			}
+		}
+	case sweepRows:
+		if e.op != nil {
+			e.op.Watch.swept(values)
+		}
+	case queuesRows:
+		if e.op != nil {
+			e.op.Watch.Queues = append(e.op.Watch.Queues, string(values[0]))
+		}
+	}
+}
+
+// heard takes (snapshot, others, queue, partition, name, group), the last four null when
+// nothing was told.
+func (w *WatchRequest) heard(values [][]byte) {
+	w.Snapshot, w.Others = string(values[0]), boolColumn(values[1])
+	if values[2] != nil {
+		w.Heard = append(w.Heard, Told{Queue: string(values[2]), Partition: uuidColumn(values[3]), Name: string(values[4]), Group: string(values[5])})
+	}
+}
+
+// swept takes (partition, ms, null), or at last (null, null, the last partition).
+func (w *WatchRequest) swept(values [][]byte) {
+	if values[0] == nil {
+		if values[2] != nil {
+			w.Next, w.More = uuidColumn(values[2]), true
+		}
+		return
+	}
+	w.Pending = append(w.Pending, Claimable{uuidColumn(values[0]), time.Duration(int8Column(values[1])) * time.Millisecond})
+}
+
+// Tag takes the row count of a statement; none matters.
+func (b *WatchBatch) Tag(int, int64) {}
+
+// StepDone says that the Sync was answered.
+func (b *WatchBatch) StepDone(err *SQLError, now time.Duration) Verdict {
+	if !b.sent {
+		panic("BUG: a step is done that was not begun")
+	}
+	b.sent = false
+	if err == nil {
+		b.lost = false
+		for _, w := range b.whose {
+			b.decide(w.entry, Fault{})
+		}
+		if b.alone < 0 { // all of them, also those that shared a check
+			for i := range b.entries {
+				b.decide(i, Fault{})
+			}
+		}
+		return Verdict{}
+	}
+	v := Verdict{Class: Classify(err.Code)}
+	switch v.Class {
+	case ClassAway, ClassSetup:
+		v.Action = Away
+	case ClassLost:
+		if v.Action = Prepare; b.lost {
+			v.Action = Away
+		}
+		b.lost = !b.lost
+	default:
+		if b.alone < 0 && len(b.entries) > 1 {
+			b.alone = 0 // so that the error is one op's alone
+			return v
+		}
+		i := b.whose[0].entry
+		if v.Class == ClassData {
+			b.decide(i, Fault{Invalid, err.Message})
+		} else if v.After = b.retry(i, i+1, now, "PostgreSQL did not answer", err); v.After > 0 {
+			v.Action = Wait
+		}
+	}
+	return v
+}
+
+// Unknown says that the step's answer will never come; it is sent again.
+func (b *WatchBatch) Unknown() { b.sent = false }
+
+// Expire gives back the ops whose Deadline has passed.
+func (b *WatchBatch) Expire(now time.Duration) []*Op {
+	return b.expire(now, "PostgreSQL did not answer in time")
+}
+
+// Fail decides every op that is not decided yet.
+func (b *WatchBatch) Fail(f Fault) {
+	for i := range b.entries {
+		b.decide(i, f)
+	}
+}

@@ -1,0 +1,30 @@
+-- watch: a slice of a queue's partitions, in the order of their ids: those in which a
+-- group has messages to come, and for how many ms more they are leased. OFFSET 0 keeps
+-- the planner from hashing all cursors there are. A group that has read nothing of a
+-- partition begins at its subscription; of several the earliest counts here, the claim
+-- is exact. The last row (null) tells the last partition looked at, null at the end.
+-- $1 text queue, $2 text group, $3 uuid after, $4 int4 partitions
+WITH slice AS MATERIALIZED (
+    SELECT l.partition_id, l.last_message_created_at AS at, l.last_message_id AS id
+      FROM queen.partition_lookup l
+     WHERE l.queue_name = $1::text AND l.partition_id > $3::uuid
+     ORDER BY l.partition_id
+     LIMIT $4::int4),
+start AS MATERIALIZED (
+    SELECT CASE WHEN $2::text <> '__QUEUE_MODE__' THEN min(m.subscription_timestamp) END AS at
+      FROM queen.consumer_groups_metadata m
+     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text)
+SELECT s.partition_id,
+       CASE WHEN c.lease_expires_at > clock_timestamp() THEN (1000 * extract(epoch FROM c.lease_expires_at - clock_timestamp()))::bigint ELSE 0::bigint END,
+       NULL::uuid
+  FROM slice s
+  LEFT JOIN LATERAL (
+    SELECT k.last_consumed_created_at AS at, k.last_consumed_id AS id, k.lease_expires_at
+      FROM queen.partition_consumers k
+     WHERE k.partition_id = s.partition_id AND k.consumer_group = $2::text
+    OFFSET 0) c ON true
+ WHERE CASE WHEN c.at IS NULL THEN s.at > '-infinity' AND s.at >= coalesce((SELECT at FROM start), '-infinity')
+            ELSE (s.at, s.id) > (c.at, c.id) END
+UNION ALL
+SELECT NULL, NULL, (SELECT partition_id FROM slice ORDER BY partition_id DESC LIMIT 1)
+ WHERE (SELECT count(*) FROM slice) = $4::int4;
