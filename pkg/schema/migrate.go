@@ -346,6 +346,10 @@ func (m *migrator) apply(ctx context.Context) error {
 	return nil
 }
 
+// foldedMax is the last of the files whose work a fresh database has by the first one:
+// they bring older layouts to it. Later files are run on a fresh database too.
+const foldedMax = 4
+
 // bootstrap makes what the records need.
 func (m *migrator) bootstrap(ctx context.Context) error {
 	if m.state.records {
@@ -369,10 +373,16 @@ func (m *migrator) bootstrap(ctx context.Context) error {
 			b.WriteString("CREATE SCHEMA queen;\n")
 		}
 		b.WriteString(recordsTable)
-		fresh := !isTrue(row[1])
+		fresh, steps := !isTrue(row[1]), 0
 		if fresh { // one transaction for everything
-			for _, s := range m.script[0].steps {
-				b.WriteString(";\n" + strings.TrimSuffix(strings.TrimSpace(s.sql), ";"))
+			for _, file := range m.script {
+				if file.number > 1 && file.number <= foldedMax {
+					continue
+				}
+				for _, s := range file.steps {
+					b.WriteString(";\n" + strings.TrimSuffix(strings.TrimSpace(s.sql), ";"))
+					steps++
+				}
 			}
 			for _, f := range functions {
 				b.WriteString(";\n" + strings.TrimSuffix(f.sql, ";"))
@@ -388,7 +398,7 @@ func (m *migrator) bootstrap(ctx context.Context) error {
 		}
 		if fresh {
 			m.report.Fresh = true
-			m.report.Steps = len(m.script[0].steps)
+			m.report.Steps = steps
 			for _, f := range functions {
 				m.report.Replaced = append(m.report.Replaced, f.name)
 			}
