@@ -23,6 +23,7 @@ import (
 type Config struct {
 	Serve   ServeCommand   `cmd:"" default:"withargs" help:"Run the server (the default)."`
 	Migrate MigrateCommand `cmd:"" help:"Bring the database's schema up to date, or show what would be done."`
+	Check   CheckCommand   `cmd:"" help:"Look for contradictions in the database; change nothing."`
 	Version VersionCommand `cmd:"" help:"Print the version and stop."`
 }
 
@@ -70,6 +71,8 @@ type ServeCommand struct {
 		Key        string `name:"encryption-key" env:"QUEEN_ENCRYPTION_KEY" placeholder:"HEX" help:"Key of encrypted queues: 64 hexadecimal digits. Prefer the environment."`
 	} `embed:"" group:"Statements"`
 
+	Maintenance MaintenanceSettings `embed:"" group:"Maintenance"`
+
 	Local struct {
 		Postgres Bool   `name:"local-postgres" env:"QUEEND_LOCAL_POSTGRES" default:"false" help:"Start and stop a private PostgreSQL; the settings of where PostgreSQL is are then not used."`
 		Dir      string `name:"data-dir" env:"QUEEND_DATA_DIR" placeholder:"DIR" help:"Where the private PostgreSQL keeps its data (default: $STATE_DIRECTORY, /var/lib/queend as root, else ~/.local/share/queend)."`
@@ -82,6 +85,28 @@ type ServeCommand struct {
 		Pprof string `name:"pprof" env:"QUEEND_PPROF" placeholder:"HOST:PORT" help:"Serve Go's profiles on this loopback address."`
 	} `embed:"" group:"Logs"`
 }
+
+// MaintenanceSettings say when what is done off the loops (package maintain).
+type MaintenanceSettings struct {
+	RetentionInterval Millis `name:"retention-interval" env:"RETENTION_INTERVAL" default:"300000" help:"Time from one round of retention, and of cleaning up, to the next, in ms; 0 switches them off."`
+	RetentionRows     Int    `name:"retention-batch-size" env:"RETENTION_BATCH_SIZE" default:"1000" help:"Most rows that one transaction of retention deletes; a round goes on until nothing is left."`
+	PartitionDays     Int    `name:"partition-cleanup-days" env:"PARTITION_CLEANUP_DAYS" default:"30" help:"An empty partition that nobody used for so many days is deleted; 0 keeps it."`
+	MetricsDays       Int    `name:"metrics-retention-days" env:"METRICS_RETENTION_DAYS" default:"90" help:"Days for which messages_consumed and retention_history are kept; 0 keeps them for ever."`
+	EvictionInterval  Millis `name:"eviction-interval" env:"EVICTION_INTERVAL" default:"60000" help:"Time from one round of eviction (maxWaitTimeSeconds) to the next, in ms; 0 switches it off. Pops do not wait for it: they skip such messages."`
+	EvictionRows      Int    `name:"eviction-batch-size" env:"EVICTION_BATCH_SIZE" default:"1000" help:"Most messages that one transaction of eviction deletes; a round goes on until nothing is left."`
+	ReconcileInterval Millis `name:"partition-lookup-reconcile-interval" env:"PARTITION_LOOKUP_RECONCILE_INTERVAL_MS" default:"5000" help:"Messages that were inserted by hand are found within this time, in ms; 0 switches it off."`
+}
+
+// CheckCommand is `queend check`.
+type CheckCommand struct {
+	JSON     Bool `name:"json" default:"false" help:"Print the whole report as one JSON object."`
+	Limit    Int  `name:"findings-max" default:"1000" help:"Findings of each kind that are printed; all are counted."`
+	Quiet    Bool `name:"quiet" default:"false" help:"No progress on stderr."`
+	Database `embed:"" group:"PostgreSQL"`
+}
+
+// Help is the manual of check.
+func (CheckCommand) Help() string { return checkManual }
 
 // MigrateCommand is `queend migrate plan|apply|print`.
 type MigrateCommand struct {
@@ -206,7 +231,7 @@ func parse(args []string) (*Config, *kong.Context, error) {
 		kong.Name("queend"),
 		kong.Description(description),
 		kong.UsageOnError(),
-		kong.ExplicitGroups(groups("Listener", "PostgreSQL", "Statements", "Private PostgreSQL", "Logs")),
+		kong.ExplicitGroups(groups("Listener", "PostgreSQL", "Statements", "Maintenance", "Private PostgreSQL", "Logs")),
 		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 100}),
 		kong.Help(manual),
 	)
@@ -399,8 +424,7 @@ var ignoredNames = strings.Fields(`
 	POP_WAIT_INITIAL_INTERVAL_MS POP_WAIT_BACKOFF_THRESHOLD POP_WAIT_BACKOFF_MULTIPLIER POP_WAIT_MAX_INTERVAL_MS
 	SIDECAR_MICRO_BATCH_WAIT_MS QUEEN_CONCURRENCY_MODE
 	FILE_BUFFER_DIR FILE_BUFFER_FLUSH_MS FILE_BUFFER_MAX_BATCH FILE_BUFFER_EVENTS_PER_FILE FILE_BUFFER_MAX_BYTES
-	RETENTION_INTERVAL RETENTION_BATCH_SIZE PARTITION_CLEANUP_DAYS METRICS_RETENTION_DAYS EVICTION_INTERVAL EVICTION_BATCH_SIZE
-	PARTITION_LOOKUP_RECONCILE_INTERVAL_MS PARTITION_LOOKUP_RECONCILE_LOOKBACK_SECONDS
+	PARTITION_LOOKUP_RECONCILE_LOOKBACK_SECONDS
 	QUEEN_UDP_PEERS QUEEN_UDP_NOTIFY_PORT QUEEN_SYNC_ENABLED QUEEN_SYNC_SECRET QUEEN_CACHE_REFRESH_INTERVAL_MS
 	QUEEN_SYNC_HEARTBEAT_MS QUEEN_SYNC_DEAD_THRESHOLD_MS QUEEN_SYNC_RECV_BUFFER_MB WEBAPP_ROOT
 	SIDECAR_MAX_ITEMS_PER_TX SIDECAR_MAX_BATCH_SIZE SIDECAR_MAX_PENDING_COUNT QUEUE_BACKOFF_CLEANUP_THRESHOLD

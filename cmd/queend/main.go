@@ -40,7 +40,7 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "queend: "+err.Error())
-		os.Exit(1)
+		os.Exit(exitStatus(os.Args[1:], err))
 	}
 }
 
@@ -55,6 +55,8 @@ func run(ctx context.Context, c *Config, command string) error {
 	case "migrate print":
 		fmt.Print(schema.Print())
 		return nil
+	case "check":
+		return checkDatabase(ctx, &c.Check, os.Stdout, os.Stderr)
 	case "version":
 		fmt.Println("queend " + versionText())
 		return nil

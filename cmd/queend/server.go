@@ -23,6 +23,7 @@ import (
 	"github.com/queend/queend/pkg/asyncdb"
 	"github.com/queend/queend/pkg/httpparse"
 	"github.com/queend/queend/pkg/loop"
+	"github.com/queend/queend/pkg/maintain"
 	"github.com/queend/queend/pkg/metrics"
 	"github.com/queend/queend/pkg/pooldb"
 	"github.com/queend/queend/pkg/postgres"
@@ -46,9 +47,10 @@ type server struct {
 	routers []*api.Router // one per loop
 	set     *metrics.Set
 
-	database atomic.Pointer[asyncdb.Database] // nil until the schema is known
-	pool     atomic.Pointer[pooldb.Pool]
-	stores   []*asyncdb.Store // one per loop, once there is a database
+	database   atomic.Pointer[asyncdb.Database] // nil until the schema is known
+	pool       atomic.Pointer[pooldb.Pool]
+	maintainer atomic.Pointer[maintain.Maintainer]
+	stores     []*asyncdb.Store // one per loop, once there is a database
 }
 
 // serve runs the server until ctx ends.
@@ -110,6 +112,9 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.open(db, jsonb); err != nil {
 		return err
 	}
+	if err := s.startMaintenance(db.Connection(), nil); err != nil {
+		return err
+	}
 	if err := s.connected(ctx); err != nil {
 		return err
 	}
@@ -161,6 +166,7 @@ func (s *server) startLoops() error {
 	api.Export(s.set, s.routers)
 	exportLoops(s.set, s.loops)
 	exportDatabase(s.set, &s.database, func() []*asyncdb.Store { return s.stores })
+	exportMaintenance(s.set, &s.maintainer)
 	s.set.Seal()
 	if err := s.loops.Listen(c.Address()); err != nil {
 		return err
@@ -464,6 +470,7 @@ func (s *server) stop() {
 			s.log.Warn().Err(err).Msg("the loops did not end in time")
 		}
 	}
+	s.stopMaintenance()
 	if s.local != nil {
 		if err := s.local.Stop(); err != nil {
 			s.log.Error().Err(err).Msg("cannot stop the private PostgreSQL")
