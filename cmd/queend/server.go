@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
+	"github.com/queend/queend/pkg/admindb"
 	"github.com/queend/queend/pkg/api"
 	"github.com/queend/queend/pkg/asyncdb"
 	"github.com/queend/queend/pkg/httpparse"
@@ -50,6 +51,7 @@ type server struct {
 	database   atomic.Pointer[asyncdb.Database] // nil until the schema is known
 	pool       atomic.Pointer[pooldb.Pool]
 	maintainer atomic.Pointer[maintain.Maintainer]
+	admin      atomic.Pointer[admindb.Pool]
 	stores     []*asyncdb.Store // one per loop, once there is a database
 }
 
@@ -166,6 +168,7 @@ func (s *server) startLoops() error {
 	api.Export(s.set, s.routers)
 	exportLoops(s.set, s.loops)
 	exportDatabase(s.set, &s.database, func() []*asyncdb.Store { return s.stores })
+	exportAdmin(s.set, &s.admin)
 	exportMaintenance(s.set, &s.maintainer)
 	s.set.Seal()
 	if err := s.loops.Listen(c.Address()); err != nil {
@@ -339,6 +342,9 @@ func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 		return err
 	}
 	s.pool.Store(pool)
+	if err := s.openAdmin(db); err != nil {
+		return err
+	}
 	for i, l := range loops {
 		hints := queue.NewHints(0, 0)
 		s.stores = append(s.stores, db.Store(asyncdb.Services{
@@ -346,7 +352,7 @@ func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 			After: func(d time.Duration, f func()) { l.After(d, f) },
 		}, asyncdb.Work{NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared()}))
 		stores := api.Stores{
-			Push: s.stores[i], PushLegacy: pool.Store(l.Post), Config: domain,
+			Push: s.stores[i], PushLegacy: pool.Store(l.Post), Admin: s.adminOf(l), Config: domain,
 			IDs: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
 		}
 		l.Post(func() { s.routers[i].Open(stores) })
@@ -466,6 +472,7 @@ func (s *server) stop() {
 		if pool := s.pool.Load(); pool != nil {
 			pool.Close()
 		}
+		s.closeAdmin(ctx)
 		if err := s.loops.Shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			s.log.Warn().Err(err).Msg("the loops did not end in time")
 		}

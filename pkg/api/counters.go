@@ -12,6 +12,7 @@ import (
 // Counters are what one router counts. Its loop writes; anybody reads.
 type Counters struct {
 	Push, PushLegacy PushCounters
+	Admin            AdminCounters
 	NotFound         atomic.Uint64
 	Scrapes          atomic.Uint64
 }
@@ -23,6 +24,14 @@ type PushCounters struct {
 	Requests, Refused                           atomic.Uint64 // answered by a store; turned down at the door (400)
 	Queued, Duplicate, Failed                   atomic.Uint64 // items
 	Unavailable, Overloaded, Internal, Rejected atomic.Uint64 // requests, by what went wrong in the store
+}
+
+// AdminCounters count the administrative routes, all together.
+type AdminCounters struct {
+	Requests    atomic.Uint64 // reached the database
+	Overloaded  atomic.Uint64 // turned away at the bound: 503
+	Refused     atomic.Uint64 // of Requests: 4xx
+	Unavailable atomic.Uint64 // of Requests: 503
 }
 
 func (c *PushCounters) count(op *queue.Op, status int, took time.Duration) {
@@ -106,6 +115,14 @@ func Export(set *metrics.Set, routers []*Router) {
 			return total
 		}, "route", route)
 	}
+	admin := func(outcome string, field func(*AdminCounters) *atomic.Uint64) {
+		set.Counter("queend_admin_requests_total", "Administrative requests by outcome; taken counts refused and unavailable too.",
+			sum(func(c *Counters) *atomic.Uint64 { return field(&c.Admin) }), "outcome", outcome)
+	}
+	admin("taken", func(c *AdminCounters) *atomic.Uint64 { return &c.Requests })
+	admin("refused", func(c *AdminCounters) *atomic.Uint64 { return &c.Refused })
+	admin("unavailable", func(c *AdminCounters) *atomic.Uint64 { return &c.Unavailable })
+	admin("overloaded", func(c *AdminCounters) *atomic.Uint64 { return &c.Overloaded })
 	set.Counter("queend_not_found_total", "Requests for a path that has no route.",
 		sum(func(c *Counters) *atomic.Uint64 { return &c.NotFound }))
 	set.Counter("queend_scrapes_total", "Expositions of these metrics.",

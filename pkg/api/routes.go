@@ -56,6 +56,11 @@ type Stores struct {
 	Config     *queue.Config
 	IDs        *queue.IDs // the loop's own
 
+	// Admin has work done in a goroutine, with a session of its own, and then done
+	// called on the loop. It returns at once; false means that too much waits already,
+	// and nothing will be called. nil: there are no administrative routes.
+	Admin func(work func(Session), done func()) bool
+
 	// Changed hears that messages of a queue may have become claimable otherwise than
 	// by a push: a cursor was moved, a message was put back, a group begins anew. It is
 	// called on the loop; may be nil.
@@ -95,6 +100,7 @@ func NewRouter(s Services) *Router {
 	r.add("GET", "/livez", r.livez)
 	r.add("GET", "/readyz", r.readyz)
 	r.add("GET", "/metrics/prometheus", r.metrics)
+	r.addAdmin()
 	r.seal()
 	return r
 }

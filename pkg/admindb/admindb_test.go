@@ -1,0 +1,310 @@
+package admindb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"go.uber.org/goleak"
+
+	"github.com/queend/queend/pkg/postgres/postgrestest"
+	"github.com/queend/queend/pkg/schema"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// database is one that is laid out by queend, or by Queen and taken over.
+func database(t testing.TB, queens bool) *pgconn.Config {
+	t.Helper()
+	ctx := context.Background()
+	config, err := pgconn.ParseConfig(postgrestest.Database(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if queens {
+		fixture, err := os.ReadFile("../schema/testdata/queen-0.15.sql")
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := pgconn.ConnectConfig(ctx, config.Copy())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Exec(ctx, string(fixture)).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close(ctx)
+	}
+	if _, err := schema.Migrate(ctx, config, func(schema.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func open(t testing.TB, o Options) *Pool {
+	t.Helper()
+	p, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close(context.Background()) })
+	return p
+}
+
+// call has work done and waits for it.
+func call(t testing.TB, p *Pool, work func(*Session)) {
+	t.Helper()
+	done := make(chan struct{})
+	if !p.Do(func(s *Session) { defer close(done); work(s) }) {
+		t.Fatal("refused")
+	}
+	<-done
+}
+
+func TestEveryAdministrativeStatementIsUnderstoodByPostgreSQL(t *testing.T) {
+	for _, queens := range []bool{false, true} {
+		conn, err := pgconn.ConnectConfig(context.Background(), database(t, queens))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range schema.Names() {
+			if !strings.HasPrefix(name, "admin_") {
+				continue
+			}
+			// Queen's payload is jsonb; the statement for the other kind is not sent there.
+			if queens && name == "admin_redrive_restore" || !queens && name == "admin_redrive_restore_jsonb" {
+				continue
+			}
+			if _, err := conn.Prepare(context.Background(), name, schema.Statement(name), nil); err != nil {
+				t.Errorf("%s (Queen's %v): %v", name, queens, err)
+			}
+		}
+		_ = conn.Close(context.Background())
+	}
+}
+
+func TestArgumentsArriveAsTheyAre(t *testing.T) {
+	p := open(t, Options{Conn: database(t, false)})
+	call(t, p, func(s *Session) {
+		queues := []string{"", "plain", `a"b\c{},`, "NULL", "ä\n"}
+		if err := s.Transaction(func() error {
+			_, err := s.Rows("push_queues", queues)
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+		for _, q := range queues {
+			if rows, err := s.Rows("admin_queue_lock", q); err != nil || len(rows) != 1 || len(rows[0][0]) != 36 {
+				t.Errorf("%q: %q %v", q, rows, err)
+			}
+		}
+		rows, err := s.Rows("admin_messages_groups", nil, nil, nil, []byte("x"))
+		if err != nil || string(rows[0][0]) != "f" || string(rows[0][1]) != "0" {
+			t.Errorf("%q %v", rows, err)
+		}
+	})
+}
+
+func TestATransactionIsAllOrNothing(t *testing.T) {
+	p := open(t, Options{Conn: database(t, false)})
+	there := func(s *Session, name string) bool {
+		rows, err := s.Rows("admin_queue_lock", name)
+		if err != nil {
+			t.Error(err)
+		}
+		return len(rows) == 1
+	}
+	call(t, p, func(s *Session) {
+		mine := errors.New("mine")
+		if err := s.Transaction(func() error {
+			if _, err := s.Rows("push_queues", []string{"no"}); err != nil {
+				return err
+			}
+			return mine
+		}); err != mine || there(s, "no") {
+			t.Errorf("%v, kept: %v", err, there(s, "no"))
+		}
+		// An error of PostgreSQL's: what it said, and the connection is of use again.
+		err := s.Transaction(func() error {
+			_, err := s.Rows("admin_message", "no uuid", "t")
+			return err
+		})
+		var refusal *Error
+		if !errors.As(err, &refusal) || refusal.SQLState() != "22P02" || refusal.Error() != `invalid input syntax for type uuid: "no uuid"` {
+			t.Errorf("%#v", err)
+		}
+		if err := s.Transaction(func() error {
+			_, err := s.Rows("push_queues", []string{"yes"})
+			return err
+		}); err != nil || !there(s, "yes") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestADeadlockIsTriedAgain(t *testing.T) {
+	config := database(t, false)
+	config.RuntimeParams["deadlock_timeout"] = "20ms"
+	p := open(t, Options{Conn: config})
+	call(t, p, func(s *Session) {
+		if _, err := s.Rows("push_queues", []string{"a", "b"}); err != nil {
+			t.Error(err)
+		}
+	})
+	var met, all sync.WaitGroup
+	met.Add(2)
+	for _, order := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		all.Add(1)
+		if !p.Do(func(s *Session) {
+			defer all.Done()
+			first := true
+			err := s.Transaction(func() error {
+				if _, err := s.Rows("admin_queue_lock", order[0]); err != nil {
+					return err
+				}
+				if first {
+					first = false
+					met.Done()
+					met.Wait() // each holds what the other wants
+				}
+				_, err := s.Rows("admin_queue_lock", order[1])
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}) {
+			t.Fatal("refused")
+		}
+	}
+	all.Wait()
+	if n := p.Stats().Retried.Load(); n == 0 {
+		t.Error("nothing was tried again")
+	}
+}
+
+func TestCallsAreBounded(t *testing.T) {
+	p := open(t, Options{Conn: &pgconn.Config{RuntimeParams: map[string]string{}}, Connections: 2, WaitingMax: 3})
+	var held, all sync.WaitGroup
+	release := make(chan struct{})
+	held.Add(2)
+	all.Add(5)
+	for range 2 {
+		if !p.Do(func(*Session) { held.Done(); <-release; all.Done() }) {
+			t.Fatal("refused")
+		}
+	}
+	held.Wait()
+	for range 3 {
+		if !p.Do(func(*Session) { all.Done() }) {
+			t.Fatal("refused below the bound")
+		}
+	}
+	if p.Do(func(*Session) { t.Error("this was refused") }) {
+		t.Error("taken beyond the bound")
+	}
+	stats := p.Stats()
+	if got := fmt.Sprint(stats.Calls.Load(), stats.Refused.Load(), stats.Waiting.Load(), stats.Working.Load()); got != "5 1 3 2" {
+		t.Errorf("counted %s", got)
+	}
+	close(release)
+	all.Wait()
+}
+
+func TestCloseFinishesWhatWasTakenAndRefusesTheRest(t *testing.T) {
+	p, err := Open(Options{Conn: &pgconn.Config{RuntimeParams: map[string]string{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done atomic.Int64
+	for range 20 {
+		p.Do(func(*Session) { done.Add(1) })
+	}
+	p.Close(context.Background())
+	if done.Load() != 20 || p.Do(func(*Session) {}) {
+		t.Errorf("%d calls were finished", done.Load())
+	}
+	p.Close(context.Background()) // again does no harm
+}
+
+func TestCloseBreaksOffWhatTakesTooLong(t *testing.T) {
+	p, err := Open(Options{Conn: database(t, false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	locked, broken := make(chan struct{}), make(chan error, 1)
+	hold := make(chan struct{})
+	call(t, p, func(s *Session) {
+		if _, err := s.Rows("push_queues", []string{"q"}); err != nil {
+			t.Error(err)
+		}
+	})
+	p.Do(func(s *Session) {
+		broken <- s.Transaction(func() error {
+			_, err := s.Rows("admin_queue_lock", "q")
+			close(locked)
+			<-hold
+			if err == nil {
+				_, err = s.Rows("admin_queue_lock", "q")
+			}
+			return err
+		})
+	})
+	<-locked
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	closed := make(chan struct{})
+	go func() { p.Close(ctx); close(closed) }()
+	<-p.ctx.Done()
+	close(hold)
+	<-closed
+	var refusal *Error
+	if err := <-broken; err == nil || errors.As(err, &refusal) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
+	server := postgrestest.Own(t, map[string]string{"fsync": "off"})
+	text, _ := postgrestest.DatabaseOn(t, server)
+	config, err := pgconn.ParseConfig(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := schema.Migrate(context.Background(), config, func(schema.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	p := open(t, Options{Conn: config, Connections: 1})
+	ask := func() (err error) {
+		call(t, p, func(s *Session) { _, err = s.Rows("admin_queue_lock", "q") })
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := ask(); err == nil {
+		t.Error("answered without PostgreSQL")
+	}
+	if err := server.Restart(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for limit := time.Now().Add(time.Minute); ; {
+		err := ask()
+		if err == nil {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatal(err)
+		}
+	}
+}

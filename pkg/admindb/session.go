@@ -1,0 +1,223 @@
+package admindb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/queend/queend/pkg/schema"
+)
+
+// ErrTooLarge says that a result is larger than ResultBytesMax.
+var ErrTooLarge = errors.New("the answer would be too large; ask for fewer rows with limit")
+
+// Error is what PostgreSQL said.
+type Error struct{ State, Message string }
+
+// Error implements error: PostgreSQL's primary message.
+func (e *Error) Error() string { return e.Message }
+
+// SQLState is the error's code (manual, appendix "PostgreSQL Error Codes").
+func (e *Error) SQLState() string { return e.State }
+
+// Session is one call's use of the database, on one connection. It belongs to the
+// goroutine of that call.
+type Session struct {
+	pool *Pool
+	ctx  context.Context
+	conn *pgxpool.Conn // nil: none yet, or the last one broke
+	open bool          // a transaction is open
+}
+
+// Rows runs the statement of a name and returns its rows: each column is PostgreSQL's
+// text, nil for NULL, and the caller's to keep. An argument is nil (NULL), a string,
+// []byte, int, bool or []string (an array); the statement casts it. Outside of
+// Transaction the statement is a transaction of its own.
+//
+// An error is *Error if PostgreSQL said so; any other means that it could not be
+// reached, or went away in the middle: then the statement may have been carried out.
+func (s *Session) Rows(name string, args ...any) ([][][]byte, error) {
+	sql, params := schema.Statement(name), make([][]byte, len(args))
+	for i, a := range args {
+		params[i] = text(a)
+	}
+	rows, err := s.rows(sql, params)
+	if err != nil && !s.open && pgconn.SafeToRetry(err) {
+		s.drop() // nothing was sent: the connection had died while it was idle
+		rows, err = s.rows(sql, params)
+	}
+	return rows, s.plain(err)
+}
+
+func (s *Session) rows(sql string, params [][]byte) (rows [][][]byte, err error) {
+	if err := s.acquire(); err != nil {
+		return nil, err
+	}
+	reader := s.conn.Conn().PgConn().ExecParams(s.ctx, sql, params, nil, nil, nil)
+	size := 0
+	for reader.NextRow() {
+		if size > ResultBytesMax {
+			continue // what is left is read and forgotten
+		}
+		row := make([][]byte, len(reader.Values()))
+		for i, v := range reader.Values() {
+			if v != nil {
+				row[i] = append(make([]byte, 0, len(v)), v...)
+			}
+			size += len(v)
+		}
+		rows = append(rows, row)
+	}
+	if _, err := reader.Close(); err != nil {
+		return nil, err
+	}
+	if size > ResultBytesMax {
+		return nil, ErrTooLarge
+	}
+	return rows, nil
+}
+
+// Transaction runs work, whose statements are one transaction: committed if work
+// returns nil, else rolled back. If PostgreSQL ends it because of another transaction
+// (deadlock, lock time-out), work is run again from its beginning, TriesMax times in all.
+func (s *Session) Transaction(work func() error) error {
+	if s.open {
+		panic("BUG: a transaction in a transaction")
+	}
+	for try := 1; ; try++ {
+		err := s.transaction(work)
+		var refusal *Error
+		if !errors.As(err, &refusal) || !again[refusal.State] || try == TriesMax {
+			return err
+		}
+		s.pool.stats.Retried.Add(1)
+		// A pause of random length, so that the two do not meet again.
+		select {
+		case <-time.After(rand.N(time.Duration(try) * 20 * time.Millisecond)):
+		case <-s.ctx.Done():
+			return err
+		}
+	}
+}
+
+// again are the errors that another try may not meet: serialization failure, deadlock,
+// lock time-out; and a partition that was deleted, or made by somebody else, between
+// two statements.
+var again = map[string]bool{"40001": true, "40P01": true, "55P03": true, "23503": true, "23505": true}
+
+func (s *Session) transaction(work func() error) error {
+	if err := s.exec("BEGIN"); err != nil {
+		return err
+	}
+	s.open = true
+	if err := work(); err != nil {
+		s.open = false
+		if s.exec("ROLLBACK") != nil {
+			s.drop()
+		}
+		return err
+	}
+	s.open = false
+	if err := s.exec("COMMIT"); err != nil {
+		s.drop()
+		return err
+	}
+	return nil
+}
+
+func (s *Session) exec(sql string) error {
+	run := func() error {
+		if err := s.acquire(); err != nil {
+			return err
+		}
+		_, err := s.conn.Conn().PgConn().Exec(s.ctx, sql).ReadAll()
+		return err
+	}
+	err := run()
+	if err != nil && sql == "BEGIN" && !isRefusal(err) {
+		s.drop()
+		err = run()
+	}
+	return s.plain(err)
+}
+
+func (s *Session) acquire() (err error) {
+	if s.conn == nil {
+		s.conn, err = s.pool.db.Acquire(s.ctx)
+	}
+	return err
+}
+
+// drop ends a connection that is of no use any more.
+func (s *Session) drop() {
+	if s.conn != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = s.conn.Conn().Close(ctx)
+	}
+	s.release()
+}
+
+func (s *Session) release() {
+	if s.conn != nil {
+		s.conn.Release()
+		s.conn = nil
+	}
+}
+
+func isRefusal(err error) bool {
+	var refusal *pgconn.PgError
+	return errors.As(err, &refusal)
+}
+
+// plain makes an Error of what PostgreSQL said.
+func (s *Session) plain(err error) error {
+	var refusal *pgconn.PgError
+	switch {
+	case err == nil || errors.Is(err, ErrTooLarge):
+		return err
+	case errors.As(err, &refusal):
+		return &Error{State: refusal.Code, Message: refusal.Message}
+	}
+	return fmt.Errorf("cannot reach PostgreSQL: %w", err)
+}
+
+// text is an argument in PostgreSQL's text format.
+func text(argument any) []byte {
+	switch a := argument.(type) {
+	case nil:
+		return nil
+	case string:
+		return []byte(a)
+	case []byte:
+		return a
+	case int:
+		return strconv.AppendInt(nil, int64(a), 10)
+	case bool:
+		return strconv.AppendBool(nil, a)
+	case []string:
+		return array(a)
+	}
+	panic(fmt.Sprintf("BUG: an argument of type %T", argument))
+}
+
+// array is an array's text (manual, "Array Input and Output Syntax"): every element in
+// double quotes, so that none is taken for NULL.
+func array(elements []string) []byte {
+	escape := strings.NewReplacer(`"`, `\"`, `\`, `\\`)
+	b := []byte{'{'}
+	for i, e := range elements {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), escape.Replace(e)...), '"')
+	}
+	return append(b, '}')
+}

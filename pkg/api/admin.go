@@ -1,0 +1,233 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// Session is the database as an administrative route sees it: rare statements, on a
+// connection that is not the data path's, in a goroutine that may wait.
+type Session interface {
+	// Rows runs the statement of a name. Columns are text, nil for NULL. Arguments are
+	// nil, string, []byte, int, bool or []string.
+	Rows(name string, arguments ...any) ([][][]byte, error)
+
+	// Transaction makes one transaction of the statements that work runs. It may run work
+	// several times, so that work must begin by forgetting what it found.
+	Transaction(work func() error) error
+}
+
+// AdminBodyBytesMax bounds the body of an administrative request. Larger: 413.
+const AdminBodyBytesMax = 1 << 20
+
+// workBudget is how long work that is done in many small transactions goes on before it
+// answers with what it has done. Queen's clients wait 30 seconds.
+const workBudget = 20 * time.Second
+
+// outcome is what an administrative route answers. The zero status is 200.
+type outcome struct {
+	status  int
+	body    []byte
+	changed []string // queues whose messages may have become claimable
+}
+
+// refusal is an error that is the client's own: its status and its sentence.
+type refusal struct {
+	status   int
+	sentence string
+}
+
+// Error implements error.
+func (e *refusal) Error() string { return e.sentence }
+
+// The administrative routes.
+func (r *Router) addAdmin() {
+	r.add("POST", "/api/v1/configure", r.configure)
+	r.addPath("DELETE", "/api/v1/resources/queues/:queue", r.deleteQueue)
+
+	r.add("GET", "/api/v1/messages", r.listMessages)
+	r.addPath("GET", "/api/v1/messages/:partitionId/:transactionId", r.getMessage)
+	r.addPath("DELETE", "/api/v1/messages/:partitionId/:transactionId", r.deleteMessage)
+	r.addPath("POST", "/api/v1/messages/:partitionId/:transactionId/retry", r.retryMessage)
+	r.addPath("POST", "/api/v1/messages/:partitionId/:transactionId/dlq", r.buryMessage)
+
+	r.add("GET", "/api/v1/dlq", r.listLetters)
+	r.add("POST", "/api/v1/dlq/redrive", r.redrive)
+
+	r.addPath("DELETE", "/api/v1/consumer-groups/:group", r.deleteGroup)
+	r.addPath("DELETE", "/api/v1/consumer-groups/:group/queues/:queue", r.deleteGroupInQueue)
+	r.addPath("POST", "/api/v1/consumer-groups/:group/subscription", r.subscription)
+	r.addPath("POST", "/api/v1/consumer-groups/:group/queues/:queue/seek", r.seek)
+	r.addPath("POST", "/api/v1/consumer-groups/:group/queues/:queue/partitions/:partition/seek", r.seekPartition)
+
+	r.add("POST", "/api/v1/traces", r.trace)
+	r.addPath("GET", "/api/v1/traces/:partitionId/:transactionId", r.listTraces)
+}
+
+// administer has work done elsewhere and answers with its outcome. work runs in a
+// goroutine: what it needs of the request must be copied before.
+func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
+	if r.stores == nil || r.stores.Admin == nil {
+		r.fail(x, 503, nil, "the database is not ready yet, try again in a second")
+		return
+	}
+	var o outcome
+	var err error
+	taken := r.stores.Admin(func(s Session) { o, err = work(s) }, func() {
+		if err != nil {
+			r.adminFault(x, err)
+			return
+		}
+		if r.stores.Changed != nil {
+			for _, name := range o.changed {
+				r.stores.Changed(name)
+			}
+		}
+		if o.status == 0 {
+			o.status = 200
+		}
+		x.Reply(o.status, jsonHeader, o.body, false)
+	})
+	if !taken {
+		r.Counters.Admin.Overloaded.Add(1)
+		r.fail(x, 503, nil, "too many administrative requests at once, try again in a second")
+		return
+	}
+	r.Counters.Admin.Requests.Add(1)
+}
+
+// adminFault answers an error of an administrative route.
+func (r *Router) adminFault(x Exchange, err error) {
+	var own *refusal
+	var database interface {
+		error
+		SQLState() string
+	}
+	switch {
+	case errors.As(err, &own):
+		r.Counters.Admin.Refused.Add(1)
+		r.fail(x, own.status, nil, own.sentence)
+	case errors.As(err, &database):
+		switch queue.Classify(database.SQLState()) {
+		case queue.ClassData:
+			r.Counters.Admin.Refused.Add(1)
+			r.fail(x, 400, nil, database.Error())
+		case queue.ClassRetry, queue.ClassStale, queue.ClassDuplicate:
+			r.Counters.Admin.Unavailable.Add(1)
+			r.fail(x, 503, nil, "others were at work on the same rows all the time, try again in a second")
+		default:
+			r.Counters.Admin.Unavailable.Add(1)
+			r.fail(x, 503, nil, "PostgreSQL cannot do this now: "+database.Error())
+		}
+	default:
+		r.Counters.Admin.Unavailable.Add(1)
+		r.fail(x, 503, nil, "PostgreSQL does not answer, try again in a second")
+	}
+}
+
+// fields are a request body's members, by exact name.
+type fields map[string]json.RawMessage
+
+// readBody parses a body strictly. A value that is no object has no members. If
+// required is false, an empty body is {}.
+func readBody(x Exchange, required bool) (fields, error) {
+	body := x.Request().Body
+	switch {
+	case len(body) > AdminBodyBytesMax:
+		return nil, &refusal{413, "the body of an administrative request may have 1 MiB"}
+	case len(bytes.TrimSpace(body)) == 0 && required:
+		return nil, &refusal{400, "Empty request body"}
+	case len(bytes.TrimSpace(body)) == 0:
+		return fields{}, nil
+	case !utf8.Valid(body):
+		return nil, &refusal{400, "Invalid JSON: the text is not valid UTF-8"}
+	}
+	var all fields
+	if err := json.Unmarshal(body, &all); err != nil {
+		var kind *json.UnmarshalTypeError
+		if errors.As(err, &kind) {
+			return fields{}, nil
+		}
+		return nil, &refusal{400, "Invalid JSON: " + strings.TrimPrefix(err.Error(), "json: ")}
+	}
+	return all, nil
+}
+
+// has says whether a member is there and is not null.
+func (f fields) has(name string) bool { return len(f[name]) > 0 && f[name][0] != 'n' }
+
+// text is a member that is a string. The text is the caller's: it shares no memory with
+// the request.
+func (f fields) text(name string) (value string, ok bool) {
+	if raw := f[name]; len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &value) != nil {
+		return "", false
+	}
+	return value, true
+}
+
+// optional is a member that may be absent, null or "", which mean the same (nil), and
+// must be a string otherwise.
+func (f fields) optional(name string) (any, error) {
+	value, ok := f.text(name)
+	switch {
+	case ok && value != "":
+		return value, nil
+	case ok || !f.has(name):
+		return nil, nil
+	}
+	return nil, &refusal{400, name + " must be a string"}
+}
+
+// yes says whether a member is true.
+func (f fields) yes(name string) bool { return string(f[name]) == "true" }
+
+// whole is a member that is a whole number, or otherwise.
+func (f fields) whole(name string, otherwise int) (n int, err error) {
+	if !f.has(name) {
+		return otherwise, nil
+	}
+	if json.Unmarshal(f[name], &n) != nil || n < 0 {
+		return 0, &refusal{400, name + " must be a whole number"}
+	}
+	return n, nil
+}
+
+// filter is a query's value as an argument: nil, which filters nothing, if the key is
+// not there or empty.
+func filter(x Exchange, name string) any {
+	if value, _ := queryText(x, name); len(value) > 0 {
+		return string(value)
+	}
+	return nil
+}
+
+// group is a consumer group's name: the empty one means the implicit one.
+func group(name []byte) string {
+	if len(name) == 0 {
+		return queueMode
+	}
+	return string(name)
+}
+
+// queueMode is the implicit consumer group.
+const queueMode = "__QUEUE_MODE__"
+
+// rows is what a route shows at most, however large a limit is asked for.
+const listRowsMax = 1000
+
+// page reads limit and offset. A limit or an offset below zero is the default.
+func page(x Exchange, otherwise int) (limit, offset int) {
+	if limit = queryInt(x, "limit", otherwise); limit < 0 {
+		limit = otherwise
+	}
+	return min(limit, listRowsMax), max(queryInt(x, "offset", 0), 0)
+}
+
+// yes is a column that is a boolean.
+func yes(column []byte) bool { return string(column) == "t" }

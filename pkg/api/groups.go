@@ -1,0 +1,188 @@
+package api
+
+import (
+	"strconv"
+)
+
+// The routes of consumer groups move cursors. A group's name may be empty in a path: that
+// is the implicit group, as everywhere.
+
+// deleteGroup forgets a group: cursors, leases, and, unless deleteMetadata is false, where
+// it begins. It starts anew when it pops again.
+func (r *Router) deleteGroup(x Exchange, p Params) {
+	r.forgetGroup(x, group(p.Get(0)), nil)
+}
+
+// deleteGroupInQueue forgets a group in one queue.
+func (r *Router) deleteGroupInQueue(x Exchange, p Params) {
+	r.forgetGroup(x, group(p.Get(0)), string(p.Get(1)))
+}
+
+// forgetGroup is both; queue is nil for all queues.
+func (r *Router) forgetGroup(x Exchange, name string, queue any) {
+	metadata := true
+	if _, given := queryText(x, "deleteMetadata"); given {
+		metadata = queryBool(x, "deleteMetadata")
+	}
+	r.administer(x, func(s Session) (outcome, error) {
+		var deleted int
+		var changed []string
+		err := s.Transaction(func() error {
+			deleted, changed = 0, nil
+			if _, err := s.Rows("admin_group_lock", name, queue); err != nil {
+				return err
+			}
+			rows, err := s.Rows("admin_group_delete", name, queue)
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				n, _ := strconv.Atoi(string(row[1]))
+				deleted += n
+				changed = append(changed, string(row[0]))
+			}
+			if metadata {
+				_, err = s.Rows("admin_group_forget", name, queue)
+			}
+			return err
+		})
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		answer.text("consumerGroup", name)
+		answer.int("deletedPartitions", deleted)
+		answer.bool("metadataDeleted", metadata)
+		if queue != nil {
+			answer.text("queueName", queue.(string))
+		}
+		answer.bool("success", true)
+		return outcome{body: answer.end(), changed: changed}, nil
+	})
+}
+
+// subscription changes where a group begins in partitions that it has not read yet. The
+// cursors that it has stay.
+func (r *Router) subscription(x Exchange, p Params) {
+	body, err := readBody(x, true)
+	if err != nil {
+		r.adminFault(x, err)
+		return
+	}
+	timestamp, ok := body.text("subscriptionTimestamp")
+	if !ok || timestamp == "" {
+		r.fail(x, 400, nil, "Missing subscriptionTimestamp in request body")
+		return
+	}
+	name := group(p.Get(0))
+	r.administer(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_subscription", name, timestamp)
+		if err != nil {
+			return outcome{}, err
+		}
+		var changed []string
+		for _, row := range rows[1:] {
+			changed = append(changed, string(row[0]))
+		}
+		var answer object
+		answer.text("consumerGroup", name)
+		answer.column("newTimestamp", rows[0][0])
+		answer.json("rowsUpdated", rows[0][1])
+		answer.bool("success", true)
+		return outcome{body: answer.end(), changed: changed}, nil
+	})
+}
+
+// seek moves a group's cursors in all partitions of a queue: to the end, or so that what
+// was pushed after a timestamp is what it reads next. Leases end.
+//
+// A group gets its rows when it first pops; those that are not there yet are made here,
+// so that a seek means the same for every partition, and for a group that was never
+// seen: the operator names where it will begin. Partitions that come later begin at
+// their first message.
+func (r *Router) seek(x Exchange, p Params) {
+	body, err := readBody(x, true)
+	if err != nil {
+		r.adminFault(x, err)
+		return
+	}
+	timestamp, ok := body.text("timestamp")
+	end := body.yes("toEnd")
+	if !end && (!ok || timestamp == "") {
+		r.fail(x, 400, nil, "Must specify either 'toEnd': true or 'timestamp'")
+		return
+	}
+	name, queue := group(p.Get(0)), string(p.Get(1))
+	r.administer(x, func(s Session) (outcome, error) {
+		var rows [][][]byte
+		var target []byte
+		err := s.Transaction(func() (err error) {
+			if _, err = s.Rows("admin_group_lock", name, queue); err != nil {
+				return err
+			}
+			if end {
+				rows, err = s.Rows("admin_seek_end", name, queue, nil)
+				return err
+			}
+			when, err := s.Rows("admin_seek_begin", name, queue, timestamp)
+			if err != nil {
+				return err
+			}
+			target = when[0][0]
+			rows, err = s.Rows("admin_seek_time", name, queue, timestamp)
+			return err
+		})
+		if err != nil {
+			return outcome{}, err
+		}
+		if len(rows) == 0 {
+			known, err := s.Rows("admin_queue_partitions", queue)
+			if err == nil && len(known) == 0 {
+				err = &refusal{404, "Queue not found"}
+			}
+			if err != nil {
+				return outcome{}, err
+			}
+		}
+		var answer object
+		answer.text("consumerGroup", name)
+		answer.int("partitionsUpdated", len(rows))
+		answer.text("queueName", queue)
+		answer.bool("seekToEnd", end)
+		answer.bool("success", true)
+		answer.column("targetTimestamp", target)
+		return outcome{body: answer.end(), changed: []string{queue}}, nil
+	})
+}
+
+// seekPartition moves a group's cursor in one partition to the end.
+func (r *Router) seekPartition(x Exchange, p Params) {
+	if _, err := readBody(x, false); err != nil {
+		r.adminFault(x, err)
+		return
+	}
+	name, queue, partition := group(p.Get(0)), string(p.Get(1)), string(p.Get(2))
+	r.administer(x, func(s Session) (outcome, error) {
+		var rows [][][]byte
+		err := s.Transaction(func() (err error) {
+			rows, err = s.Rows("admin_seek_end", name, queue, partition)
+			return err
+		})
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		if len(rows) == 0 {
+			answer.text("error", "Partition not found")
+			answer.bool("success", false)
+			return outcome{status: 404, body: answer.end()}, nil
+		}
+		answer.text("consumerGroup", name)
+		answer.column("cursorMovedTo", rows[0][0])
+		answer.text("partitionName", partition)
+		answer.text("queueName", queue)
+		answer.bool("success", true)
+		answer.bool("updated", true)
+		return outcome{body: answer.end(), changed: []string{queue}}, nil
+	})
+}

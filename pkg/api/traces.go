@@ -1,0 +1,94 @@
+package api
+
+import (
+	"encoding/json"
+	"strconv"
+)
+
+// trace keeps what a consumer says about a message that it works on.
+func (r *Router) trace(x Exchange) {
+	body, err := readBody(x, true)
+	if err != nil {
+		r.adminFault(x, err)
+		return
+	}
+	transaction, ok := body.text("transactionId")
+	partition, also := body.text("partitionId")
+	if !ok || !also {
+		r.fail(x, 400, nil, "transactionId and partitionId are required")
+		return
+	}
+	if !body.has("data") {
+		r.fail(x, 400, nil, "data is required")
+		return
+	}
+	names, err := traceNames(body)
+	if err != nil {
+		r.adminFault(x, err)
+		return
+	}
+	var reader any
+	if name, ok := body.text("consumerGroup"); ok {
+		reader = name
+	}
+	kind, _ := body.text("eventType")
+	if kind == "" {
+		kind = "info"
+	}
+	arguments := []any{partition, transaction, []byte(body["data"]), reader, kind, strconv.Itoa(r.WorkerID), names}
+	r.administer(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_trace", arguments...)
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		if len(rows) == 0 {
+			answer.text("error", "Message not found")
+			answer.bool("success", false)
+			return outcome{status: 404, body: answer.end()}, nil
+		}
+		answer.bool("success", true)
+		answer.column("traceId", rows[0][0])
+		return outcome{body: answer.end()}, nil
+	})
+}
+
+// traceNames are given as a list, as one name, or not at all.
+func traceNames(body fields) ([]string, error) {
+	if !body.has("traceNames") {
+		return nil, nil
+	}
+	if one, ok := body.text("traceNames"); ok {
+		return []string{one}, nil
+	}
+	var names []string
+	if json.Unmarshal(body["traceNames"], &names) != nil {
+		return nil, &refusal{400, "traceNames must be a string or an array of strings"}
+	}
+	return names, nil
+}
+
+// listTraces shows what was said about a message, oldest first.
+func (r *Router) listTraces(x Exchange, p Params) {
+	partition, transaction := string(p.Get(0)), string(p.Get(1))
+	r.administer(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_traces", partition, transaction)
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		answer.json("traces", list(len(rows), func(i int) []byte {
+			row := rows[i]
+			var t object
+			t.column("consumer_group", row[0])
+			t.column("created_at", row[1])
+			t.json("data", compact(row[2]))
+			t.column("event_type", row[3])
+			t.column("id", row[4])
+			t.json("trace_names", row[5])
+			t.column("worker_id", row[6])
+			return t.end()
+		}))
+		return outcome{body: answer.end()}, nil
+	})
+}

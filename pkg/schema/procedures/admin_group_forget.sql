@@ -1,0 +1,4 @@
+-- group delete: where the group begins goes too.
+-- $1 text group, $2 text queue (null: all)
+DELETE FROM queen.consumer_groups_metadata
+ WHERE consumer_group = $1::text AND ($2::text IS NULL OR queue_name = $2::text);

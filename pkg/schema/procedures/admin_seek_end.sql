@@ -1,0 +1,18 @@
+-- seek: a group's cursors go to the heads, its leases end. Cursors that are not there yet
+-- are made. Returns where each cursor was moved. A message that is pushed meanwhile lies
+-- beyond the head that was read.
+-- $1 text group, $2 text queue, $3 text partition (null: all)
+INSERT INTO queen.partition_consumers AS c (id, partition_id, consumer_group, last_consumed_id, last_consumed_created_at, last_seq)
+SELECT gen_random_uuid(), p.id, $1::text, h.last_message_id,
+       CASE WHEN h.last_message_id <> '00000000-0000-0000-0000-000000000000' THEN h.last_message_created_at END,
+       coalesce(h.seq, 0)
+  FROM queen.queues q
+  JOIN queen.partitions p ON p.queue_id = q.id
+  JOIN queen.partition_lookup h ON h.partition_id = p.id
+ WHERE q.name = $2::text AND ($3::text IS NULL OR p.name = $3::text)
+ ORDER BY p.id
+    ON CONFLICT (partition_id, consumer_group) DO UPDATE
+   SET last_consumed_id = excluded.last_consumed_id, last_consumed_created_at = excluded.last_consumed_created_at,
+       last_seq = excluded.last_seq, lease_expires_at = NULL, lease_acquired_at = NULL, worker_id = NULL,
+       message_batch = NULL, batch_size = 0, acked_count = 0, batch_retry_count = 0
+RETURNING to_char(c.last_consumed_created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');

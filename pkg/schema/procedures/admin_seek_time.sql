@@ -1,0 +1,29 @@
+-- seek to a time, 2 of 2: a group's cursor goes to the last message that is not younger,
+-- in each partition; where there is none, before the first. Leases end. Cursors that are
+-- not there yet are made. The number of a message that a take-over has not numbered yet
+-- is counted, from the newest that is not.
+-- $1 text group, $2 text queue, $3 timestamptz
+INSERT INTO queen.partition_consumers AS c (id, partition_id, consumer_group, last_consumed_id, last_consumed_created_at, last_seq)
+SELECT gen_random_uuid(), p.id, $1::text,
+       coalesce(m.id, '00000000-0000-0000-0000-000000000000'), m.created_at, coalesce(m.seq, older.seq, 0)
+  FROM queen.queues q
+  JOIN queen.partitions p ON p.queue_id = q.id
+  LEFT JOIN LATERAL (
+        SELECT n.id, n.created_at, n.seq
+          FROM queen.messages n
+         WHERE n.partition_id = p.id AND n.created_at <= $3::timestamptz
+         ORDER BY n.created_at DESC, n.id DESC
+         LIMIT 1) m ON true
+  LEFT JOIN LATERAL (
+        SELECT u.seq - (SELECT count(*) FROM queen.messages n
+                         WHERE n.partition_id = p.id AND (n.created_at, n.id) > (m.created_at, m.id)
+                           AND (n.created_at, n.id) < (u.before_created_at, u.before_id)) AS seq
+          FROM queen.unnumbered u
+         WHERE u.partition_id = p.id AND m.id IS NOT NULL AND m.seq IS NULL) older ON true
+ WHERE q.name = $2::text
+ ORDER BY p.id
+    ON CONFLICT (partition_id, consumer_group) DO UPDATE
+   SET last_consumed_id = excluded.last_consumed_id, last_consumed_created_at = excluded.last_consumed_created_at,
+       last_seq = excluded.last_seq, lease_expires_at = NULL, lease_acquired_at = NULL, worker_id = NULL,
+       message_batch = NULL, batch_size = 0, acked_count = 0, batch_retry_count = 0
+RETURNING c.partition_id;
