@@ -22,6 +22,9 @@ type AckItem struct {
 	Queue         string // "": unknown
 	PartitionName string
 	Known         bool // Queue and PartitionName are
+
+	nowhere bool // no message can have TransactionID
+	done    bool
 }
 
 // Tri is a boolean that may be unknown.
@@ -48,4 +51,11 @@ type LeaseRequest struct {
 type TransactionStep struct {
 	IsAck bool
 	Index int // in op.Items or op.Acks
+
+	Type []byte // an operation that there is none of: neither is set
+
+	// What came of it: a transaction ends at its first step that has an Error. Alone says
+	// that the answer has no results: the transaction failed as a whole.
+	Error string
+	Alone bool
 }
