@@ -27,6 +27,14 @@ type PopRequest struct {
 	Timeout          time.Duration
 	Subscription     Subscription
 
+	// Client is who waits for the answer: what was claimed for one that is gone is given
+	// back. nil: nobody can be gone.
+	Client interface{ Gone() bool }
+
+	// Expired and Paused say why an answer without messages is one: the long poll's time
+	// is over, or pops are paused.
+	Expired, Paused bool
+
 	// Tries is where to look, in this order; each at most once per (partition, group) among
 	// all ops that are under way. With OnePartition it is empty: the batch finds the
 	// partition by its names.

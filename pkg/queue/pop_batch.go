@@ -1,0 +1,616 @@
+package queue
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// PopBatch is the conversation of some pops with PostgreSQL. It is pure, and a store
+// drives it as it drives a Batch. All pops of a batch are claimed by one statement:
+//
+//	   ┌──────── the same again: somebody was there first
+//	   ▼                  │
+//	claim ────────────────┴─▶ decided
+//	   │    no cursor yet, or the group's beginning is not written down
+//	   └─▶ subscribe, open, claim, in one transaction
+//
+// What has something for a pop is claimed in the order of its tries. A pop that has
+// claimed anything is decided; the messages are in op.Pop as their rows came.
+//
+// A claim whose answer was lost may be committed. Its pop claims again under the same
+// lease id, which takes back what that lease holds; and with AutoAck nobody can know,
+// so that pop is answered with a fault.
+//
+// Not for several goroutines at once.
+type PopBatch struct {
+	roll
+	c   *Config
+	ids *IDs
+
+	pops []popState // one for each entry
+	kind popStep    // of the step that Step returned last
+	last int        // the entries below are in it, if they are not decided
+
+	tries   []popTry
+	absent  []popLease // cursors to make before the next claim
+	undo    []popLease // leases of pops that ended meanwhile
+	subs    []popBeginning
+	settled map[string]struct{} // beginnings that are written down, by their keys
+	opened  int64               // cursors made since the last analyze
+	next    int64               // and at so many it is time for another one
+	lost    bool                // the last step found its statements lost
+	alone   bool                // one pop at a time: PostgreSQL does not like something about them
+
+	pause       bool  // everything was locked, twice: a moment is left to who holds it
+	claim, open int   // their places in the step
+	made        int64 // cursors, as pop_open's tag says
+	stmts       []Statement
+	params      [][]byte
+	buf         [][]byte
+	arena       []byte // names and pieces of the step's rows
+	plain       []byte // a payload that was encrypted
+}
+
+// popState is what a pop needs beside its op.
+type popState struct {
+	lease     [leaseIDChars]byte
+	subscribe bool     // write down where its group begins, whatever settled says
+	queues    []string // ManyQueues: in these
+	rounds    int
+	pauses    int // rounds in which cursors were locked
+	tries     int // from here on are its tries in PopBatch.tries
+	end       int
+
+	late  bool   // its op was given back while it was in flight; then what is needed of it:
+	auto  bool   // AutoAck
+	group string // Group
+}
+
+// popTry is a try of the step in flight, and what its rows say.
+type popTry struct {
+	entry, try  int // try: in op.Pop.Tries; -1: by names
+	outcome     popOutcome
+	wait        int64 // microseconds, or the try that it repeats
+	more        bool
+	retries     int
+	id          UUID
+	queue, name []byte // in the arena
+	pieces      popPieces
+}
+
+// popLease is a group's cursor in a partition, and the lease that is to be given back.
+type popLease struct {
+	id           UUID
+	group, lease string
+}
+
+// popOutcome is an outcome as pop_claim says it.
+type popOutcome uint8
+
+const (
+	popNotTried popOutcome = iota
+	popClaimed
+	popDrained
+	popLeased
+	popNotDue
+	popBusy
+	popGone
+	popAbsent
+	popRepeat
+	popWindow
+	popUnsettled
+)
+
+type popStep uint8
+
+const (
+	noPop popStep = iota
+	claimPop
+	undoPop
+	analyzePop
+)
+
+// Limits of a pop.
+const (
+	// PopBatchMax bounds the messages of one pop; one that asks for more gets so many.
+	PopBatchMax = 100_000
+
+	// PopPartitionsMax bounds the partitions of one pop in the same way.
+	PopPartitionsMax = 1000
+
+	// PopAnswerBytesMax bounds the messages of one pop in bytes; beyond it they are left
+	// for the next one. One message is always delivered.
+	PopAnswerBytesMax = 64 << 20
+
+	// PopFrameBytesMax is what a store must accept as one row: the largest message that a
+	// push can store, encrypted, with what belongs to it.
+	PopFrameBytesMax = 128 << 20
+
+	// settledMax bounds how many groups a batch remembers to have a beginning that is
+	// written down. At the bound it forgets all of them.
+	settledMax = 10_000
+
+	// popPausesMax is how often a pop looks again while all that it could have is locked by
+	// somebody; then it says so.
+	popPausesMax = 4
+)
+
+// NewPopBatch returns an empty batch, to be used again and again. ids are the loop's own.
+func NewPopBatch(c *Config, ids *IDs) *PopBatch {
+	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst}
+}
+
+// PreparedPop are the statements of a PopBatch that are worth preparing on a connection.
+func (c *Config) PreparedPop() []string { return []string{"pop_plan", "pop_claim"} }
+
+// Reset makes the batch empty.
+func (b *PopBatch) Reset() {
+	b.roll.reset()
+	clear(b.tries)
+	clear(b.pops)
+	b.pops, b.tries, b.absent, b.undo, b.subs = b.pops[:0], b.tries[:0], nil, nil, b.subs[:0]
+	b.kind, b.lost, b.alone = noPop, false, false
+	for i := range b.buf {
+		if cap(b.buf[i]) > bytesKeptMax {
+			b.buf[i] = nil
+		}
+	}
+	if cap(b.arena) > bytesKeptMax {
+		b.arena = nil
+	}
+	if cap(b.plain) > bytesKeptMax {
+		b.plain = nil
+	}
+	if cap(b.tries) > rowsKeptMax {
+		b.tries = nil
+	}
+}
+
+// Add takes an op into the batch; only before the first Step.
+func (b *PopBatch) Add(op *Op) {
+	b.add(op)
+	var s popState
+	AppendLeaseID(s.lease[:0], b.ids.Next(), op.Pop.partitions() == 1, UUID{})
+	b.pops = append(b.pops, s)
+}
+
+// Step returns the statements to send now, under one Sync; nil: every op is decided.
+func (b *PopBatch) Step(time.Duration) []Statement {
+	b.begun = true
+	if len(b.undo) > 0 {
+		return b.giveBack()
+	}
+	if b.opened >= b.next {
+		b.opened, b.next, b.kind = 0, 2*b.next, analyzePop
+		b.begin()
+		b.statement("pop_analyze", true)
+		return b.stmts
+	}
+	b.gatherTries()
+	if len(b.tries) == 0 && len(b.subs) == 0 {
+		b.kind = noPop
+		return nil
+	}
+	b.kind = claimPop
+	b.appendStep()
+	return b.stmts
+}
+
+// gatherTries lists what the undecided pops try, and forgets what an earlier step that
+// had no effect has said. A pop that has nothing to try is decided.
+func (b *PopBatch) gatherTries() {
+	clear(b.tries)
+	clear(b.subs)
+	b.tries, b.subs, b.arena, b.last, b.pause = b.tries[:0], b.subs[:0], b.arena[:0], 0, false
+	for i := range b.entries {
+		e, s := &b.entries[i], &b.pops[i]
+		s.tries, s.end = len(b.tries), len(b.tries)
+		if e.decided {
+			continue
+		}
+		if b.alone && len(b.tries) > 0 {
+			return
+		}
+		b.last = i + 1
+		b.pause = b.pause || s.pauses > 1
+		p := &e.op.Pop
+		p.forget()
+		if p.Scope == OnePartition {
+			p.Tries = p.Tries[:0]
+			b.tries = append(b.tries, popTry{entry: i, try: -1})
+		}
+		for j := range p.Tries {
+			p.Tries[j].Outcome, p.Tries[j].In, p.Tries[j].More = NotTried, 0, false
+			b.tries = append(b.tries, popTry{entry: i, try: j})
+		}
+		s.end = len(b.tries)
+		if wants := b.begins(i); s.end == s.tries && !wants {
+			b.decide(i, Fault{})
+		}
+	}
+}
+
+// forget forgets what came of an attempt.
+func (p *PopRequest) forget() {
+	p.LeaseID, p.Messages, p.FirstQueue, p.FirstName = p.LeaseID[:0], p.Messages[:0], p.FirstQueue[:0], p.FirstName[:0]
+	p.Claimed, p.Count, p.Window, p.Missing, p.Held, p.First, p.FirstExists = 0, 0, false, false, false, UUID{}, false
+}
+
+// Row takes one DataRow of statement #stmt of this step.
+func (b *PopBatch) Row(stmt int, values [][]byte) {
+	if b.kind != claimPop || stmt != b.claim {
+		return
+	}
+	at := int8Column(values[0]) - 1
+	t := &b.tries[at]
+	place := int8Column(values[1])
+	if place > 0 {
+		b.message(t, values[9:])
+		return
+	}
+	t.outcome = popOutcome(int8Column(values[2]))
+	if values[3] != nil {
+		t.wait = int64(int8Column(values[3]))
+	}
+	if values[4] != nil {
+		t.more = boolColumn(values[4])
+	}
+	if values[5] != nil {
+		t.retries = int8Column(values[5])
+	}
+	if values[6] != nil {
+		t.id = uuidColumn(values[6])
+		t.queue, t.name = b.keep(values[7]), b.keep(values[8])
+	}
+	if t.outcome == popClaimed {
+		b.claimed(t)
+	}
+}
+
+// keep copies v into the arena.
+func (b *PopBatch) keep(v []byte) []byte {
+	from := len(b.arena)
+	b.arena = append(b.arena, v...)
+	return whole(b.arena[from:])
+}
+
+// claimed: the rows that follow are the try's messages.
+func (b *PopBatch) claimed(t *popTry) {
+	op := b.entries[t.entry].op
+	if op == nil {
+		return // its time is over: see committed
+	}
+	p := &op.Pop
+	if !p.AutoAck && len(p.LeaseID) == 0 {
+		p.LeaseID = append(p.LeaseID, b.lease(t)...)
+	}
+	if p.Claimed == 0 {
+		p.First, p.FirstExists = t.id, true
+		p.FirstQueue, p.FirstName = append(p.FirstQueue, t.queue...), append(p.FirstName, t.name...)
+	}
+	p.Claimed++
+	b.arena, t.pieces = appendPopPieces(b.arena, p.Group, p.LeaseID, t.queue, t.name, &t.id, t.retries)
+}
+
+// lease is the id under which a try was claimed.
+func (b *PopBatch) lease(t *popTry) []byte {
+	id := b.pops[t.entry].lease
+	if id[leaseVariantAt] == leaseSingle {
+		text := t.id.Append(make([]byte, 0, leaseIDChars))
+		copy(id[leasePartitionAt:], text[:leaseIDChars-leasePartitionAt])
+	}
+	return id[:]
+}
+
+// message takes (id, created_at, transaction, trace, producer, payload).
+func (b *PopBatch) message(t *popTry, values [][]byte) {
+	op := b.entries[t.entry].op
+	if op == nil {
+		return
+	}
+	id, payload := uuidColumn(values[0]), values[5]
+	if b.c.Sealer != nil {
+		if plain, ok := b.c.Sealer.Open(b.plain[:0], payload); ok {
+			b.plain, payload = plain, plain
+		}
+	}
+	dst := op.Pop.Messages
+	if op.Pop.Count++; op.Pop.Count > 1 {
+		dst = append(dst, ',')
+	}
+	dst = append(dst, t.pieces.head...)
+	dst = appendTime(dst, int64(binary.BigEndian.Uint64(values[1])))
+	dst = append(dst, `","data":`...)
+	dst = append(dst, payload...)
+	dst = append(dst, `,"id":"`...)
+	dst = id.Append(dst)
+	dst = append(dst, t.pieces.middle...)
+	if values[4] == nil {
+		dst = append(dst, "null"...)
+	} else {
+		dst = appendJSONString(dst, values[4])
+	}
+	dst = append(dst, t.pieces.tail...)
+	if values[3] == nil {
+		dst = append(dst, "null"...)
+	} else {
+		trace := uuidColumn(values[3])
+		dst = append(dst, '"')
+		dst = trace.Append(dst)
+		dst = append(dst, '"')
+	}
+	dst = append(dst, `,"transactionId":`...)
+	dst = appendJSONString(dst, values[2])
+	op.Pop.Messages = append(dst, '}')
+}
+
+// Tag takes the row count of statement #stmt's CommandComplete.
+func (b *PopBatch) Tag(stmt int, rows int64) {
+	if b.kind == claimPop && stmt == b.open {
+		b.made = rows
+	}
+}
+
+// StepDone says that the Sync was answered: err nil: the step is committed; else it is
+// rolled back for sure.
+func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
+	kind := b.kind
+	if kind == noPop {
+		panic("BUG: a step is done that was not begun")
+	}
+	b.kind = noPop
+	if err == nil {
+		b.lost = false
+		switch kind {
+		case claimPop:
+			b.committed()
+		case undoPop:
+			b.undo = b.undo[:0]
+		}
+		return Verdict{}
+	}
+	class := Classify(err.Code)
+	v := Verdict{Class: class}
+	if kind == claimPop && class == ClassUnknown {
+		b.maybeClaimed()
+	}
+	switch class {
+	case ClassLost:
+		if v.Action = Prepare; b.lost {
+			v.Action = Away // it did not help
+		}
+		b.lost = !b.lost
+	case ClassAway, ClassSetup, ClassNone:
+		v.Action = Away
+	case ClassData:
+		if kind == claimPop {
+			b.refuse(err)
+		}
+	default: // what may pass: a deadlock, a time-out, a partition that is deleted at this moment
+		if kind != claimPop {
+			break
+		}
+		if v.After = b.retry(0, b.last, now, "PostgreSQL could not look for messages", err); v.After > 0 {
+			v.Action = Wait
+		}
+	}
+	if kind == undoPop && v.Action == Continue {
+		b.undo = b.undo[:0] // the leases end by themselves
+	}
+	return v
+}
+
+// refuse: PostgreSQL does not like a value that was sent, or finds data of its own that it
+// cannot read. Whose it is is seen when each pop is alone.
+func (b *PopBatch) refuse(err *SQLError) {
+	open, first := 0, -1
+	for i := range b.entries[:b.last] {
+		if !b.entries[i].decided {
+			if open++; first < 0 {
+				first = i
+			}
+		}
+	}
+	if open == 1 {
+		b.decide(first, Fault{Internal, err.Message})
+	}
+	b.alone = true
+}
+
+// Unknown says that the step was sent, at least in part, and its answer will never come.
+func (b *PopBatch) Unknown() {
+	if b.kind == claimPop {
+		b.maybeClaimed()
+	}
+	b.kind = noPop
+}
+
+// maybeClaimed: a claim was sent, and nobody knows what became of it.
+func (b *PopBatch) maybeClaimed() {
+	b.unknown = true
+	for i := range b.entries[:b.last] {
+		e := &b.entries[i]
+		if e.decided || b.pops[i].end == b.pops[i].tries {
+			continue
+		}
+		e.maybe = true
+		if e.op.Pop.AutoAck {
+			e.op.Pop.forget()
+			b.decide(i, Fault{Unavailable, "the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"})
+		}
+	}
+}
+
+// Expire decides the ops whose Deadline has passed and gives them back. What is claimed
+// for them by the step in flight is given back too.
+func (b *PopBatch) Expire(now time.Duration) []*Op {
+	for i := range b.entries {
+		if e := &b.entries[i]; !e.decided && e.op.Deadline != 0 && e.op.Deadline <= now {
+			s := &b.pops[i]
+			s.late, s.auto, s.group = true, e.op.Pop.AutoAck, string(e.op.Pop.Group)
+		}
+	}
+	late := b.expire(now, "PostgreSQL did not answer in time, try again in a second")
+	for _, op := range late {
+		op.Pop.forget()
+	}
+	return late
+}
+
+// Fail decides every op that is not decided yet with f.
+func (b *PopBatch) Fail(f Fault) {
+	for i := range b.entries {
+		if e := &b.entries[i]; !e.decided {
+			e.op.Pop.forget()
+			b.decide(i, f)
+		}
+	}
+	b.undo, b.kind = b.undo[:0], noPop
+}
+
+// committed: what the rows have said is true.
+func (b *PopBatch) committed() {
+	b.opened += b.made
+	b.absent = b.absent[:0]
+	for i := range b.subs {
+		b.written(&b.subs[i])
+	}
+	for i := range b.entries[:b.last] {
+		e, s := &b.entries[i], &b.pops[i]
+		tries := b.tries[s.tries:s.end]
+		if s.late {
+			b.abandon(s, tries)
+			s.late = false
+		}
+		if e.decided {
+			continue
+		}
+		s.rounds++
+		if e.op.Pop.Claimed > 0 || !b.again(&e.op.Pop, s, tries) {
+			b.decidePop(i, tries)
+		}
+	}
+}
+
+// abandon: a pop's time was over while its claim was in flight.
+func (b *PopBatch) abandon(s *popState, tries []popTry) {
+	for i := range tries {
+		if t := &tries[i]; t.outcome == popClaimed && !s.auto {
+			b.undo = append(b.undo, popLease{t.id, s.group, string(b.lease(t))})
+		}
+	}
+}
+
+// again says whether a pop that has claimed nothing should look once more, at once, and
+// notes what is to be done before.
+func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
+	again, busy := false, false
+	s.subscribe, s.queues = false, s.queues[:0]
+	for i := range tries {
+		switch t := &tries[i]; t.outcome {
+		case popAbsent:
+			if s.rounds <= cursorsMax {
+				b.absent = append(b.absent, popLease{id: t.id, group: string(p.Group)})
+				again = true
+			}
+		case popUnsettled:
+			if s.rounds <= cursorsMax+1 {
+				s.subscribe, again = true, true
+				if p.Scope == ManyQueues {
+					s.queues = append(s.queues, string(t.queue))
+				}
+			}
+		case popRepeat:
+			switch first := &b.tries[t.wait-1]; first.outcome {
+			case popClaimed:
+				again = again || first.more && b.autoAck(first)
+			case popNotTried, popAbsent, popUnsettled:
+				again = again || s.rounds <= len(b.entries)+cursorsMax
+			}
+		case popBusy:
+			busy = true
+		}
+	}
+	if pauses := popPausesMax; !again && busy {
+		if p.Wait {
+			pauses = 1 // it will be told
+		}
+		if s.pauses < pauses {
+			s.pauses++
+			again = true
+		}
+	}
+	return again
+}
+
+// cursorsMax is how often a pop makes a cursor that is deleted before it can be claimed.
+const cursorsMax = 2
+
+func (b *PopBatch) autoAck(t *popTry) bool {
+	if op := b.entries[t.entry].op; op != nil {
+		return op.Pop.AutoAck
+	}
+	return b.pops[t.entry].auto
+}
+
+// decidePop ends a pop with what was found at its tries.
+func (b *PopBatch) decidePop(i int, tries []popTry) {
+	p := &b.entries[i].op.Pop
+	for j := range tries {
+		t := &tries[j]
+		out := t
+		if t.outcome == popRepeat {
+			out = &b.tries[t.wait-1]
+		}
+		if t.try < 0 {
+			t.try = len(p.Tries)
+			p.Tries = append(p.Tries, Try{Queue: string(t.queue), Partition: t.id})
+			if t.outcome == popGone {
+				p.Tries = p.Tries[:0]
+				p.Missing = true
+				break
+			}
+			p.Window, p.Held = out.outcome == popWindow, false
+			if !p.FirstExists {
+				p.First, p.FirstExists = t.id, true
+				p.FirstQueue, p.FirstName = append(p.FirstQueue, t.queue...), append(p.FirstName, t.name...)
+			}
+		}
+		try := &p.Tries[t.try]
+		try.Outcome, try.In, try.More = b.outcomeOf(t, out)
+		if p.Scope == OnePartition && (try.Outcome == Leased || try.Outcome == Busy) {
+			p.Held = true
+		}
+	}
+	b.decide(i, Fault{})
+}
+
+// outcomeOf says what is known of a try; out is what it repeats, or itself.
+func (b *PopBatch) outcomeOf(t, out *popTry) (o Outcome, in time.Duration, more bool) {
+	wait := time.Duration(out.wait) * time.Microsecond
+	switch out.outcome {
+	case popClaimed:
+		switch auto := b.autoAck(out); {
+		case t == out && auto:
+			return Claimed, 0, out.more
+		case t == out:
+			return Claimed, wait, out.more
+		case !auto:
+			return Leased, wait, false
+		case out.more:
+			return NotTried, 0, false
+		}
+		return Drained, 0, false
+	case popDrained:
+		return Drained, 0, false
+	case popLeased:
+		return Leased, max(wait, 0), false
+	case popNotDue, popWindow:
+		return NotDue, max(wait, 0), false
+	case popBusy:
+		return Busy, 0, false
+	case popGone:
+		return Gone, 0, false
+	}
+	return NotTried, 0, false // not tried, absent, unsettled: it has to be looked at again
+}

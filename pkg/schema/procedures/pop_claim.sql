@@ -1,0 +1,198 @@
+-- pop: looks at the partitions that each request tries, in its order, leases those
+-- that have something for it (or, with auto, moves the cursor at once), and reads their
+-- messages: at most `want` over all partitions of a request, and of those at most
+-- `partitions`. The answer is in order of the tries. For each try: what it is (place -2),
+-- what was found if its cursor is free (place -1), that it was claimed (place 0), and the
+-- messages that were taken there (place 1, 2, … within the request). The later row's
+-- outcome is the right one.
+--
+-- Outcomes: 0 not tried, others before it were enough · 1 claimed · 2 drained · 3 leased
+-- · 4 not due yet · 5 its cursor is locked, or was taken this moment · 6 no such partition
+-- · 7 the group has no cursor there · 8 an earlier try (named by wait) is for the same
+-- cursor · 9 its window is open · 10 the group is new, wants to begin elsewhere than at
+-- the beginning, and it is not written down where.
+-- wait: microseconds, with 1 until the lease ends, with 3, 4 and 9 until it is worth while to look again.
+--
+-- Only partition_consumers is locked, and rows that others hold are left out, so that
+-- nobody waits for anybody, in whatever order. The lock is in the same statement as the
+-- update: so the row is found by its key again, not by its place, which the lock may
+-- have seen change. Messages are found by their order alone; nothing else has to know
+-- of them. (SELECT $1) keeps the planner from looking into the arrays; OFFSET 0 has it
+-- look up each row by its key.
+--
+-- A group's cursor that is null stands at the beginning, or for others than the
+-- queue's own consumers where consumer_groups_metadata says; it is moved there when
+-- nothing is behind. The number of a drained cursor becomes the head's: what is
+-- missing was deleted.
+--
+-- It comes after pop_plan, and joins nothing that a nested loop with a key would not do.
+--
+-- Bytes: a payload that is long is measured by what it takes in the table, times four,
+-- before it is read at all; then by itself.
+--
+-- per try: $1 int4[] request, $2 uuid[] partition, or null and by name: $3 text[] queue, $4 text[] partition,
+-- $5 text[] group, $6 int4[] want, $7 int4[] partitions, $8 bool[] auto, $9 text[] lease,
+-- $10 bool[] wants to begin elsewhere; $11 bigint bytes of one request's messages at most
+WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS ts),
+t AS MATERIALIZED (
+    SELECT u.*, p.id, p.name AS partition_name, p.queue_name, p.namespace, p.task,
+           p.lease_time, p.delay, p.win, p.max_wait,
+           min(u.o) OVER (PARTITION BY p.id, u.grp) AS first
+      FROM unnest((SELECT $1::int4[]), $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::bool[], $9::text[], $10::bool[])
+           WITH ORDINALITY u (request, part, queue, name, grp, want, partitions, auto, lease, elsewhere, o)
+      LEFT JOIN LATERAL (
+           SELECT p.id, p.name, q.name AS queue_name, q.namespace, q.task,
+                  make_interval(secs => CASE WHEN q.lease_time > 0 THEN q.lease_time ELSE 60 END) AS lease_time,
+                  make_interval(secs => greatest(coalesce(q.delayed_processing, 0), 0)) AS delay,
+                  CASE WHEN q.window_buffer > 0 THEN make_interval(secs => q.window_buffer) END AS win,
+                  CASE WHEN q.max_wait_time_seconds > 0 THEN make_interval(secs => q.max_wait_time_seconds) END AS max_wait
+             FROM queen.partitions p
+            CROSS JOIN LATERAL (SELECT q.* FROM queen.queues q WHERE q.id = p.queue_id OFFSET 0) q
+            WHERE p.id = coalesce(u.part, (SELECT n.id
+                                             FROM queen.partitions n
+                                            WHERE n.queue_id = (SELECT f.id FROM queen.queues f WHERE f.name = u.queue) AND n.name = u.name))
+           OFFSET 0) p ON true),
+free AS MATERIALIZED (
+    SELECT t.*, c.lease_id, k.*
+      FROM t
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN t.partitions = 1 THEN left(t.lease, 28) || left(t.id::text, 8) ELSE t.lease END AS lease_id
+           OFFSET 0) c
+     CROSS JOIN LATERAL (
+           SELECT k.last_consumed_created_at AS cursor_at, k.last_consumed_id AS cursor_id, k.last_seq,
+                  coalesce(k.batch_retry_count, 0) AS retries
+             FROM queen.partition_consumers k
+            WHERE k.partition_id = t.id AND k.consumer_group = t.grp
+              AND (k.lease_expires_at IS NULL OR k.lease_expires_at <= (SELECT ts FROM clock) OR k.worker_id = c.lease_id)
+              FOR NO KEY UPDATE SKIP LOCKED) k
+     WHERE t.first = t.o),
+looked AS MATERIALIZED (
+    SELECT f.*, s.start, b.after_at, b.after_id, h.created_at AS head, n.created_at AS newest
+      FROM free f
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN f.cursor_at IS NULL AND f.grp <> '__QUEUE_MODE__' THEN
+                  (SELECT g.subscription_timestamp
+                     FROM queen.consumer_groups_metadata g
+                    WHERE g.consumer_group = f.grp
+                      AND (g.queue_name = f.queue_name AND g.partition_name IN (f.partition_name, '')
+                           OR g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
+                              AND g.namespace IN ('', f.namespace) AND g.task IN ('', f.task))
+                    ORDER BY g.queue_name = f.queue_name DESC, g.partition_name = f.partition_name DESC, g.subscription_timestamp
+                    LIMIT 1) END AS start
+           OFFSET 0) s
+     CROSS JOIN LATERAL (
+           SELECT coalesce(greatest(f.cursor_at, s.start, (SELECT ts FROM clock) - f.max_wait), '-infinity') AS after_at,
+                  CASE WHEN f.cursor_at >= greatest(s.start, (SELECT ts FROM clock) - f.max_wait, f.cursor_at)
+                       THEN f.cursor_id ELSE '00000000-0000-0000-0000-000000000000' END AS after_id
+           OFFSET 0) b
+      LEFT JOIN LATERAL (
+           SELECT m.created_at
+             FROM queen.messages m
+            WHERE m.partition_id = f.id AND (m.created_at, m.id) > (b.after_at, b.after_id)
+            ORDER BY m.created_at, m.id
+            LIMIT 1) h ON true
+      LEFT JOIN LATERAL (
+           SELECT m.created_at
+             FROM queen.messages m
+            WHERE m.partition_id = f.id AND f.win IS NOT NULL
+            ORDER BY m.created_at DESC, m.id DESC
+            LIMIT 1) n ON true),
+judged AS MATERIALIZED (
+    SELECT v.*, row_number() OVER (PARTITION BY v.request, v.verdict ORDER BY v.o) AS rank
+      FROM (SELECT l.*, CASE WHEN l.elsewhere AND l.cursor_at IS NULL AND l.start IS NULL AND l.grp <> '__QUEUE_MODE__' THEN 10
+                             WHEN l.head IS NULL THEN 2
+                             WHEN l.newest + l.win > (SELECT ts FROM clock) THEN 9
+                             WHEN l.head + l.delay > (SELECT ts FROM clock) THEN 4
+                             ELSE 1 END AS verdict
+              FROM looked l) v),
+taken AS MATERIALIZED (
+    SELECT e.*
+      FROM (SELECT d.*, sum(CASE WHEN d.size < 2000 THEN d.size ELSE octet_length(d.payload::text) END + 512)
+                        OVER (PARTITION BY d.request ORDER BY d.o, d.created_at, d.id ROWS UNBOUNDED PRECEDING) AS bytes
+              FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed,
+                           sum(CASE WHEN c.size < 2000 THEN c.size ELSE 4 * c.size END) OVER w AS rough
+                      FROM (SELECT j.request, j.o, j.want, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, x.*,
+                                   x.created_at + j.delay <= (SELECT ts FROM clock) AS due, pg_column_size(x.payload) AS size
+                              FROM judged j
+                             CROSS JOIN LATERAL (
+                                   SELECT m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.seq, m.payload
+                                     FROM queen.messages m
+                                    WHERE m.partition_id = j.id AND (m.created_at, m.id) > (j.after_at, j.after_id)
+                                    ORDER BY m.created_at, m.id
+                                    LIMIT j.want + 1) x
+                             WHERE j.verdict = 1 AND j.rank <= j.partitions) c
+                    WINDOW w AS (PARTITION BY c.request ORDER BY c.o, c.created_at, c.id ROWS UNBOUNDED PRECEDING)) d
+             WHERE d.due AND d.place <= d.want AND (d.place = 1 OR d.rough <= (SELECT $11::bigint))) e
+     WHERE e.place = 1 OR e.bytes <= (SELECT $11::bigint)),
+ends AS MATERIALIZED (
+    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, id, created_at, seq, followed, count(*) OVER (PARTITION BY o) AS n
+      FROM taken
+     ORDER BY o, place DESC),
+claimed AS (
+    UPDATE queen.partition_consumers q
+       SET worker_id = CASE WHEN e.auto THEN NULL ELSE e.lease_id END,
+           lease_expires_at = CASE WHEN e.auto THEN NULL ELSE (SELECT ts FROM clock) + e.lease_time END,
+           lease_acquired_at = CASE WHEN e.auto THEN NULL ELSE (SELECT ts FROM clock) END,
+           lease_end_created_at = CASE WHEN e.auto THEN NULL ELSE e.created_at END,
+           lease_end_id = CASE WHEN e.auto THEN NULL ELSE e.id END,
+           lease_end_seq = CASE WHEN e.auto THEN NULL ELSE e.seq END,
+           batch_size = CASE WHEN e.auto THEN 0 ELSE e.n END,
+           acked_count = 0,
+           batch_retry_count = CASE WHEN e.auto THEN 0 ELSE q.batch_retry_count END,
+           last_consumed_id = CASE WHEN e.auto THEN e.id ELSE q.last_consumed_id END,
+           last_consumed_created_at = CASE WHEN e.auto THEN e.created_at ELSE q.last_consumed_created_at END,
+           last_seq = CASE WHEN e.auto THEN greatest(q.last_seq, e.seq) ELSE q.last_seq END,
+           last_consumed_at = CASE WHEN e.auto THEN (SELECT ts FROM clock) ELSE q.last_consumed_at END,
+           total_messages_consumed = coalesce(q.total_messages_consumed, 0) + CASE WHEN e.auto THEN e.n ELSE 0 END,
+           total_batches_consumed = coalesce(q.total_batches_consumed, 0) + CASE WHEN e.auto THEN 1 ELSE 0 END
+      FROM ends e
+     WHERE q.partition_id = e.partition_id AND q.consumer_group = e.grp),
+behind AS MATERIALIZED (
+    SELECT j.id AS partition_id, j.grp, j.cursor_at, l.seq AS head_seq, z.*
+      FROM judged j
+      LEFT JOIN queen.partition_lookup l ON l.partition_id = j.id
+      LEFT JOIN LATERAL (
+           SELECT m.created_at, m.id, m.seq
+             FROM queen.messages m
+            WHERE m.partition_id = j.id AND j.cursor_at IS NULL AND j.start IS NOT NULL AND m.created_at < j.start
+            ORDER BY m.created_at DESC, m.id DESC
+            LIMIT 1) z ON true
+     WHERE j.verdict = 2 AND j.max_wait IS NULL
+       AND (j.cursor_at IS NOT NULL AND j.last_seq < l.seq OR z.created_at IS NOT NULL)),
+moved AS (
+    UPDATE queen.partition_consumers q
+       SET last_consumed_created_at = coalesce(q.last_consumed_created_at, b.created_at),
+           last_consumed_id = CASE WHEN q.last_consumed_created_at IS NULL THEN b.id ELSE q.last_consumed_id END,
+           last_seq = greatest(q.last_seq, b.head_seq, b.seq)
+      FROM behind b
+     WHERE q.partition_id = b.partition_id AND q.consumer_group = b.grp),
+answer AS (
+    SELECT t.o AS try, -2::bigint AS place,
+           CASE WHEN t.id IS NULL THEN 6 WHEN t.first <> t.o THEN 8 WHEN t.o IN (SELECT o FROM free) THEN 0
+                WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > (SELECT ts FROM clock) THEN 3 ELSE 5 END::bigint AS outcome,
+           CASE WHEN t.first <> t.o THEN t.first
+                ELSE (1000000 * extract(epoch FROM k.lease_expires_at - (SELECT ts FROM clock)))::bigint END AS wait,
+           NULL::boolean AS more, NULL::bigint AS retries, t.id AS partition_id, t.queue_name::text, t.partition_name::text,
+           NULL::uuid AS id, NULL::timestamptz AS created_at, NULL::text AS transaction_id, NULL::uuid AS trace_id, NULL::text AS producer_sub, NULL::text AS payload
+      FROM t
+      LEFT JOIN LATERAL (
+           SELECT k.partition_id, k.lease_expires_at
+             FROM queen.partition_consumers k
+            WHERE k.partition_id = t.id AND k.consumer_group = t.grp AND t.first = t.o AND t.o NOT IN (SELECT o FROM free)
+           OFFSET 0) k ON true
+    UNION ALL
+    SELECT j.o, -1, CASE WHEN j.verdict = 1 THEN 0 ELSE j.verdict END,
+           (1000000 * extract(epoch FROM CASE j.verdict WHEN 9 THEN j.newest + j.win - (SELECT ts FROM clock)
+                                                        WHEN 4 THEN j.head + j.delay - (SELECT ts FROM clock) END))::bigint,
+           NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+      FROM judged j
+    UNION ALL
+    SELECT e.o, 0, 1, (1000000 * extract(epoch FROM e.lease_time))::bigint,
+           coalesce(e.followed, false), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+      FROM ends e
+    UNION ALL
+    SELECT m.o, m.place, NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.payload::text
+      FROM taken m)
+SELECT try, place, outcome, wait, more, retries, partition_id, queue_name, partition_name, id, created_at, transaction_id, trace_id, producer_sub, payload
+  FROM answer
+ ORDER BY try, place;
