@@ -141,6 +141,13 @@ func (op *Op) Unwrap() {
 	op.Done, op.outer[op.wraps] = op.outer[op.wraps], nil
 }
 
+// Again makes a pop that is done ready for another attempt.
+func (op *Op) Again() {
+	op.Fault, op.tries = Fault{}, 0
+	op.Freed = op.Freed[:0]
+	op.Pop.Again()
+}
+
 // Freed is a partition that a group may find messages in now: its lease there ended, or
 // its cursor moved.
 type Freed struct {

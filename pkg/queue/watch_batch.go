@@ -175,17 +175,13 @@ func (b *WatchBatch) int4(n int) []byte {
 	return b.kept(from)
 }
 
-// epoch is where PostgreSQL's timestamps begin (manual, "Date/Time Types"): binary they
-// are microseconds since then.
-var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-
 // time is a timestamptz param; the zero time is NULL.
 func (b *WatchBatch) time(t time.Time) []byte {
 	if t.IsZero() {
 		return nil
 	}
 	from := len(b.buf)
-	b.buf = appendInt8(b.buf, t.UnixMicro()-epoch.UnixMicro())
+	b.buf = appendInt8(b.buf, t.UnixMicro()-epochMicros)
 	return b.kept(from)
 }
 

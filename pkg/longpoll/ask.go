@@ -1,0 +1,312 @@
+package longpoll
+
+import (
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// ask is a question to PostgreSQL that no client asked. It belongs to its store's loop.
+type ask struct {
+	op    queue.Op
+	store *Store
+	then  func(op *queue.Op) // op is valid during the call
+}
+
+// OpDone implements queue.Completer.
+func (a *ask) OpDone(op *queue.Op) {
+	then := a.then
+	a.then = nil
+	then(op)
+	op.Reset()
+	a.store.asks = append(a.store.asks, a)
+}
+
+// ask sends a question; set fills it in.
+func (s *Store) ask(set func(op *queue.Op), then func(op *queue.Op)) {
+	var a *ask
+	if n := len(s.asks); n > 0 {
+		a = s.asks[n-1]
+		s.asks = s.asks[:n-1]
+	} else {
+		a = &ask{store: s}
+	}
+	a.then = then
+	op := &a.op
+	op.Verb, op.Done = queue.Watch, a
+	op.Deadline = s.sv.Now() + s.limit
+	set(op)
+	if op.Verb == queue.Watch {
+		s.lanes.Watch.Do(op)
+	} else {
+		s.lanes.Ack.Do(op)
+	}
+}
+
+// giveBack releases the lease of a pop whose client is gone.
+func (s *Store) giveBack(pop *queue.Op) {
+	lease := append([]byte(nil), pop.Pop.LeaseID...)
+	s.ask(func(op *queue.Op) {
+		op.Verb = queue.Release
+		op.Lease.ID = lease
+	}, func(op *queue.Op) {
+		b := s.board
+		b.mu.Lock()
+		if op.Fault.Code == queue.OK {
+			b.stats.Released.Add(1)
+			b.learnFreed(op.Freed)
+		}
+		b.unlock()
+	})
+}
+
+// check asks, for c, what others told: it has found nothing and is about to say so.
+func (s *Store) check(c *call) {
+	b := s.board
+	c.state, c.checked = asking, true
+	b.stats.Checks.Add(1)
+	s.ask(func(op *queue.Op) {
+		op.Watch.Kind, op.Watch.Process = queue.WatchCheck, b.self
+		if c.group != nil {
+			op.Watch.Empty = append(op.Watch.Empty, c.group.Group)
+		}
+		b.mu.Lock()
+		op.Watch.Since = b.position
+		b.mu.Unlock()
+	}, func(op *queue.Op) {
+		if op.Fault.Code != queue.OK {
+			s.failed(c, op.Fault)
+			return
+		}
+		b.mu.Lock()
+		b.heard(&op.Watch)
+		if b.others && !c.again && c.group != nil {
+			// What others have pushed they tell within a moment; he asks now.
+			c.again = true
+			c.group.swept = false
+		}
+		b.unlock()
+		s.arm()
+		s.attempt(c)
+	})
+}
+
+// listen begins to hear what others tell, and then looks for c.
+func (s *Store) listen(c *call) {
+	b := s.board
+	c.state = asking
+	s.ask(func(op *queue.Op) {
+		op.Watch.Kind, op.Watch.Process = queue.WatchCheck, b.self
+	}, func(op *queue.Op) {
+		if op.Fault.Code != queue.OK {
+			s.failed(c, op.Fault)
+			return
+		}
+		b.mu.Lock()
+		b.heard(&op.Watch)
+		b.unlock()
+		s.attempt(c)
+	})
+}
+
+// heard takes what others told.
+func (b *Board) heard(w *queue.WatchRequest) {
+	if w.Since != "" || b.position == "" {
+		// All that was told between the two was heard. An answer that has heard nothing,
+		// because it was asked to begin, must not move one that hears already.
+		b.position = w.Snapshot
+	}
+	b.others = w.Others
+	if b.others {
+		b.active.Store(true)
+	}
+	b.stats.Heard.Add(uint64(len(w.Heard)))
+	for i := range w.Heard {
+		switch t := &w.Heard[i]; t.Group {
+		case "":
+			var name []byte
+			if t.Name != "" {
+				name = []byte(t.Name)
+			}
+			b.changed(t.Queue, t.Partition, name)
+		case everyGroup:
+			for _, g := range b.byQueue[t.Queue] {
+				b.unsweep(g)
+			}
+		default:
+			b.freed(t.Queue, t.Group, t.Partition)
+		}
+	}
+}
+
+// sweep has c wait until the group is swept, or something is found on the way.
+func (s *Store) sweep(c *call, g *group) {
+	b := s.board
+	b.mu.Lock()
+	if g.swept || g.first != nil {
+		b.unlock()
+		s.attempt(c)
+		return
+	}
+	c.state = parkedUp
+	b.list(&g.sweepers, c)
+	start := !g.sweeping
+	if start {
+		g.sweeping, g.lost = true, false
+	}
+	b.unlock()
+	if c.op.Pop.Wait {
+		s.rest(c)
+	}
+	if start {
+		b.stats.Sweeps.Add(1)
+		s.slice(g, queue.UUID{}, c.op.Pop.Subscription)
+	}
+}
+
+// slice asks for one slice of a sweep, and then for the next.
+func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
+	b := s.board
+	b.stats.Slices.Add(1)
+	s.ask(func(op *queue.Op) {
+		w := &op.Watch
+		w.Kind, w.Group, w.After, w.Subscription = queue.WatchSweep, g.Group, after, from
+	}, func(op *queue.Op) {
+		now := s.sv.Now()
+		b.mu.Lock()
+		if op.Fault.Code != queue.OK {
+			g.sweeping = false
+			for g.sweepers.first != nil {
+				g.sweepers.first.failed = op.Fault
+				b.wake(g.sweepers.first)
+			}
+			b.unlock()
+			return
+		}
+		b.found(g, op.Watch.Pending, now)
+		if !op.Watch.More {
+			g.sweeping, g.swept, g.sweptAt, g.slow = false, !g.lost, now, queue.UUID{}
+			b.wakeAll(&g.sweepers)
+		}
+		b.unlock()
+		s.arm()
+		if op.Watch.More {
+			s.slice(g, op.Watch.Next, queue.Subscription{})
+		}
+	})
+}
+
+// queuesFor is how long the answer to which queues a pop of many means is good.
+const queuesFor = time.Second
+
+// sweepsAtOnce is how many groups a pop of many queues has swept at once.
+const sweepsAtOnce = 64
+
+// attemptMany looks for messages in many queues.
+func (s *Store) attemptMany(c *call, now time.Duration) {
+	op, b := c.op, s.board
+	if c.askedAt == 0 || now-c.askedAt > queuesFor {
+		c.state = asking
+		s.ask(func(ask *queue.Op) {
+			ask.Watch.Kind, ask.Watch.Namespace, ask.Watch.Task = queue.WatchQueues, op.Pop.Namespace, op.Pop.Task
+		}, func(ask *queue.Op) {
+			if ask.Fault.Code != queue.OK {
+				s.failed(c, ask.Fault)
+				return
+			}
+			c.askedAt = s.sv.Now()
+			c.queues = append(c.queues[:0], ask.Watch.Queues...)
+			s.attempt(c)
+		})
+		return
+	}
+	name := string(op.Pop.Group)
+	var unswept []*group
+	b.mu.Lock()
+	groups, room := make([]*group, 0, len(c.queues)), true
+	for _, q := range c.queues {
+		if g := b.group(q, name, now); g == nil {
+			room = false
+		} else {
+			groups = append(groups, g)
+			if !g.swept && !g.sweeping && len(unswept) < sweepsAtOnce {
+				unswept = append(unswept, g)
+			}
+		}
+	}
+	for range c.width {
+		var oldest *group
+		for _, g := range groups {
+			if g.first != nil && (oldest == nil || g.first.turn < oldest.first.turn) {
+				oldest = g
+			}
+		}
+		if oldest == nil {
+			break
+		}
+		op.Pop.Tries = b.take(oldest, 1, op.Pop.Tries)
+	}
+	if len(op.Pop.Tries) > 0 {
+		b.unlock()
+		s.claim(c, now)
+		return
+	}
+	if !room {
+		b.unlock()
+		s.refuse(c)
+		return
+	}
+	var under *group // a sweep to wait for
+	for _, g := range unswept {
+		g.sweeping, g.lost = true, false
+		under = g
+	}
+	for _, g := range groups {
+		if under == nil && g.sweeping {
+			under = g
+		}
+	}
+	wait := op.Pop.Wait && c.until > now
+	switch {
+	case under != nil:
+		c.state = parkedUp
+		b.list(&under.sweepers, c)
+	case wait:
+		c.state = parkedUp
+		b.list(waitersOf(&b.filters, name), c)
+	}
+	b.unlock()
+	for _, g := range unswept {
+		b.stats.Sweeps.Add(1)
+		s.slice(g, queue.UUID{}, op.Pop.Subscription)
+	}
+	switch {
+	case under != nil && op.Pop.Wait, under == nil && wait:
+		s.rest(c)
+	case under != nil:
+	case c.checked:
+		s.finish(c)
+	default:
+		s.check(c)
+	}
+}
+
+// wants says whether a pop of many queues means this one.
+func (c *call) wants(q string) bool {
+	for _, name := range c.queues {
+		if name == q {
+			return true
+		}
+	}
+	return false
+}
+
+// failed takes the failure of what was asked for c.
+func (s *Store) failed(c *call, f queue.Fault) {
+	c.op.Fault = f
+	if f.Code == queue.Unavailable && c.op.Pop.Wait && !c.gone && c.until > s.sv.Now() {
+		s.stall(c)
+		return
+	}
+	s.finish(c)
+}

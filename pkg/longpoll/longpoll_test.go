@@ -1,0 +1,228 @@
+package longpoll
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// Whatever happens in whatever order: when all is at rest, nobody waits for what he could
+// have, and everybody was answered once.
+func TestNobodyWaitsForWhatIsThere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2, Limits{EntriesMax: rapid.SampledFrom([]int{0, 0, 2}).Draw(t, "entries"), GroupsMax: rapid.SampledFrom([]int{0, 3}).Draw(t, "groups")})
+		var waiting []*queue.Op
+		store := func() int { return rapid.IntRange(0, 1).Draw(t, "loop") }
+		names := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
+		queues := rapid.SampledFrom([]string{"q", "q", "r"})
+		groups := rapid.SampledFrom([]string{"g", "g", "h"})
+		at := func(n int) int { return rapid.IntRange(0, n-1).Draw(t, "which") }
+		t.Repeat(map[string]func(*rapid.T){
+			"push": func(*rapid.T) { w.pushOp(store(), queues.Draw(t, "queue"), names.Draw(t, "partition")) },
+			"push by SQL": func(*rapid.T) {
+				q, name := queues.Draw(t, "queue"), names.Draw(t, "partition")
+				id := w.push(q, name)
+				w.told = append(w.told, queue.Told{Queue: q, Partition: id, Name: name})
+			},
+			"pop": func(*rapid.T) {
+				op := w.popOp(store(), func(p *queue.PopRequest) {
+					p.Scope = rapid.SampledFrom([]queue.PopScope{queue.OneQueue, queue.OneQueue, queue.OnePartition, queue.ManyQueues}).Draw(t, "scope")
+					p.Queue, p.Group = []byte(queues.Draw(t, "queue")), []byte(groups.Draw(t, "group"))
+					p.Wait, p.AutoAck = rapid.Bool().Draw(t, "wait"), rapid.Bool().Draw(t, "autoAck")
+					p.Batch, p.Partitions = rapid.IntRange(1, 3).Draw(t, "batch"), rapid.IntRange(1, 3).Draw(t, "partitions")
+					switch p.Scope {
+					case queue.OnePartition:
+						p.Partition = []byte(names.Draw(t, "partition"))
+					case queue.ManyQueues:
+						p.Namespace = []byte(queues.Draw(t, "namespace"))
+					}
+				})
+				waiting = append(waiting, op)
+			},
+			"ack": func(t *rapid.T) {
+				if len(w.leases) == 0 {
+					t.Skip()
+				}
+				w.ack(store(), at(len(w.leases)))
+			},
+			"cancel": func(t *rapid.T) {
+				if len(waiting) == 0 {
+					t.Skip()
+				}
+				if op := waiting[at(len(waiting))]; !w.answers[op] {
+					w.stores[cancelAt(w, op)].Cancel(op)
+				}
+			},
+			"happen": func(t *rapid.T) {
+				if len(w.sent) == 0 {
+					t.Skip()
+				}
+				w.happen(at(len(w.sent)))
+			},
+			"answer": func(t *rapid.T) {
+				if len(w.done) == 0 {
+					t.Skip()
+				}
+				w.answer(at(len(w.done)))
+			},
+			"loop": func(t *rapid.T) {
+				if len(w.posts) == 0 {
+					t.Skip()
+				}
+				f := w.posts[0]
+				w.posts = w.posts[1:]
+				f()
+			},
+			"time": func(t *rapid.T) {
+				by := rapid.SampledFrom([]time.Duration{time.Millisecond, 50 * time.Millisecond, time.Second, leaseTime}).Draw(t, "by")
+				if len(w.done) > 0 {
+					by = min(by, time.Second) // no lane lets an answer wait for longer
+				}
+				w.now += by
+				for w.fire() {
+				}
+			},
+			"outage": func(t *rapid.T) { w.away = !w.away },
+		})
+		w.away = false
+		for range 8 { // what is told and swept is so within some rounds
+			w.settle()
+			w.now += 1100 * time.Millisecond
+		}
+		w.settle()
+		for _, op := range waiting {
+			if !w.answers[op] && w.claimable(&op.Pop) {
+				t.Fatalf("a pop (scope %d, queue %s, partition %s, group %s) waits for what is there\n%s", op.Pop.Scope, op.Pop.Queue, op.Pop.Partition, op.Pop.Group, w.dump())
+			}
+			if !w.answers[op] && !op.Pop.Wait {
+				t.Fatalf("a pop that does not wait was not answered (scope %d)", op.Pop.Scope)
+			}
+		}
+		w.now += 2 * time.Hour
+		for range 4 {
+			w.settle()
+			w.now += time.Second
+		}
+		for _, op := range waiting {
+			if !w.answers[op] {
+				t.Fatalf("a pop was never answered (scope %d, wait %v)", op.Pop.Scope, op.Pop.Wait)
+			}
+		}
+		if n := w.board.stats.Parked.Load(); n != 0 {
+			t.Fatalf("%d pops are counted as parked", n)
+		}
+		for _, g := range w.board.groups {
+			if g.users != 0 || g.waiting.first != nil || len(g.byID)+len(g.byName) > 0 {
+				t.Fatalf("somebody holds group %v: users %d, lists %d %d", g.Group, g.users, len(g.byID), len(g.byName))
+			}
+		}
+		if len(w.board.filters) > 0 {
+			t.Fatal("an empty list of pops of many queues stays")
+		}
+	})
+}
+
+// cancelAt is the loop that has op.
+func cancelAt(w *world, op *queue.Op) int {
+	if c, ok := op.Done.(*call); ok && c.store == w.stores[1] {
+		return 1
+	}
+	return 0
+}
+
+func (w *world) dump() string {
+	s := fmt.Sprintf("now %v\n", w.now)
+	for _, p := range w.parts {
+		s += fmt.Sprintf("%s/%s id %x head %d cursor %v lease %v\n", p.queue, p.name, p.id[15:], p.head, p.cursor, p.lease)
+	}
+	for _, st := range w.stores {
+		s += fmt.Sprintf("store: parked %d stalled %d woken %d posted %v\n", len(st.parked), len(st.stalled), len(st.woken), st.posted)
+		for _, c := range st.parked {
+			s += fmt.Sprintf("   call scope %d %s/%s state %d known %v listed %v woke %v\n", c.op.Pop.Scope, c.op.Pop.Queue, c.op.Pop.Partition, c.state, c.known, c.list != nil, c.woke)
+		}
+	}
+	for _, g := range w.board.groups {
+		s += fmt.Sprintf("group %v swept %v sweeping %v waiting %v first %v\n", g.Group, g.swept, g.sweeping, g.waiting.first != nil, g.first != nil)
+		for _, e := range g.entries {
+			s += fmt.Sprintf("   entry %x state %d due %v dirty %v\n", e.id[15:], e.state, e.due, e.dirty)
+		}
+	}
+	return s
+}
+
+// The partition that has been claimable longest comes first, and one that is given back
+// goes to the end.
+func TestWhoHasWaitedLongestComesFirst(t *testing.T) {
+	w := newWorld(1, Limits{})
+	for _, name := range []string{"a", "b", "c"} {
+		w.pushOp(0, "q", name)
+		w.settle()
+	}
+	var order string
+	for range 7 {
+		op := w.popOp(0, func(*queue.PopRequest) {})
+		w.settle()
+		if len(op.Pop.Tries) == 0 || op.Pop.Count == 0 {
+			t.Fatal("nothing")
+		}
+		for _, try := range op.Pop.Tries {
+			if try.Outcome == queue.Claimed {
+				order += w.parts[try.Partition].name
+				p := w.parts[try.Partition]
+				w.leases = nil
+				p.lease["g"] = 0 // nacked: the cursor stays
+				nack := &queue.Op{Verb: queue.Ack, Done: w, Freed: []queue.Freed{{Queue: "q", Group: "g", Partition: p.id}}}
+				w.stores[0].Do(nack)
+				w.settle()
+			}
+		}
+	}
+	if order != "abcabca" {
+		t.Errorf("served in order %s", order)
+	}
+}
+
+// At the bound of parked pops a further one is refused, and those that are parked stay.
+func TestAtTheBoundAPopIsRefused(t *testing.T) {
+	w := newWorld(1, Limits{ParkedMax: 2})
+	var ops []*queue.Op
+	for range 3 {
+		ops = append(ops, w.popOp(0, func(p *queue.PopRequest) { p.Wait = true }))
+		w.settle()
+	}
+	if w.answers[ops[0]] || w.answers[ops[1]] || !w.answers[ops[2]] || ops[2].Fault.Code != queue.Overloaded {
+		t.Errorf("answered: %v %v %v, fault %v", w.answers[ops[0]], w.answers[ops[1]], w.answers[ops[2]], ops[2].Fault)
+	}
+	if w.board.stats.Refused.Load() != 1 {
+		t.Error("it is not counted")
+	}
+	w.pushOp(0, "q", "a")
+	w.settle()
+	if !w.answers[ops[0]] || ops[0].Pop.Count != 1 {
+		t.Error("the first to wait was not served")
+	}
+}
+
+// Ten thousand pops that wait cost one timer.
+func TestParkedPopsHaveNoTimerEach(t *testing.T) {
+	w := newWorld(1, Limits{})
+	for range 10_000 {
+		w.popOp(0, func(p *queue.PopRequest) { p.Wait = true })
+	}
+	w.settle()
+	if len(w.timers) > 5 {
+		t.Errorf("%d timers", len(w.timers))
+	}
+	if w.pops != 10_000 {
+		t.Fatalf("%d wait", w.pops)
+	}
+	w.now += time.Hour
+	w.settle()
+	if w.pops != 0 {
+		t.Errorf("%d were not answered in time", w.pops)
+	}
+}
