@@ -16,7 +16,12 @@ import (
 )
 
 // ErrTooLarge says that a result is larger than ResultBytesMax.
-var ErrTooLarge = errors.New("the answer would be too large; ask for fewer rows with limit")
+var ErrTooLarge error = tooLarge{}
+
+type tooLarge struct{}
+
+func (tooLarge) Error() string  { return "the answer would be too large; ask for fewer rows with limit" }
+func (tooLarge) TooLarge() bool { return true }
 
 // Error is what PostgreSQL said.
 type Error struct{ State, Message string }

@@ -109,6 +109,10 @@ func (r *Router) adminFault(x Exchange, err error) {
 		error
 		SQLState() string
 	}
+	var large interface {
+		error
+		TooLarge() bool // the result is larger than the session can hold
+	}
 	switch {
 	case errors.As(err, &own):
 		r.Counters.Admin.Refused.Add(1)
@@ -125,6 +129,9 @@ func (r *Router) adminFault(x Exchange, err error) {
 			r.Counters.Admin.Unavailable.Add(1)
 			r.fail(x, 503, nil, "PostgreSQL cannot do this now: "+database.Error())
 		}
+	case errors.As(err, &large) && large.TooLarge():
+		r.Counters.Admin.Refused.Add(1)
+		r.fail(x, 413, nil, err.Error())
 	default:
 		r.Counters.Admin.Unavailable.Add(1)
 		r.fail(x, 503, nil, "PostgreSQL does not answer, try again in a second")
