@@ -51,6 +51,7 @@ type ServeCommand struct {
 		Connections Int    `name:"connections-max" env:"QUEEND_CONNECTIONS_MAX" default:"20000" help:"Client connections at once; further ones hear 503."`
 		Body        Int    `name:"body-bytes-max" env:"QUEEND_BODY_BYTES_MAX" default:"67108864" help:"Largest request body, in bytes; a larger one hears 413."`
 		Header      Int    `name:"header-bytes-max" env:"QUEEND_HEADER_BYTES_MAX" default:"65536" help:"Largest header block of a request, in bytes; a larger one hears 431."`
+		Parked      Int    `name:"parked-pops-max" env:"QUEEND_PARKED_POPS_MAX" default:"100000" help:"Pops that may wait for messages at once; further ones hear 503."`
 		Idle        Millis `name:"idle-timeout" env:"QUEEND_IDLE_TIMEOUT_MS" default:"60000" help:"An idle connection is closed after this time, in ms."`
 	} `embed:"" group:"Listener"`
 

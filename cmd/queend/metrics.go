@@ -43,28 +43,40 @@ func exportLoops(set *metrics.Set, server *loop.Server) {
 	counter("queend_bugs_total", "Panics that were caught. Each is a bug; please report it.", func(s loop.Stats) uint64 { return s.Panics })
 }
 
-// exportDatabase names what the stores count. There are none until the schema is
-// known; then stores holds one for each loop.
-func exportDatabase(set *metrics.Set, database *atomic.Pointer[asyncdb.Database], stores func() []*asyncdb.Store) {
-	each := func(visit func(*asyncdb.Stats)) {
-		if database.Load() == nil {
-			return
+// exportDatabase names what the lanes count. There are none until the schema is known;
+// then lanes holds those of each loop.
+func exportDatabase(set *metrics.Set, database *atomic.Pointer[asyncdb.Database], all func() []*lanes) {
+	set.Gauge("queend_database_up", "Whether every loop has working connections to PostgreSQL.", func() float64 {
+		if db := database.Load(); db != nil && db.Health().OK() {
+			return 1
 		}
-		for _, s := range stores() {
-			visit(s.Stats())
-		}
+		return 0
+	})
+	for i, name := range laneNames {
+		exportLane(set, name, func(visit func(*asyncdb.Stats)) {
+			if database.Load() == nil {
+				return
+			}
+			for _, l := range all() {
+				visit(l.all()[i].Stats())
+			}
+		})
 	}
+}
+
+// exportLane names what one lane of all loops counts.
+func exportLane(set *metrics.Set, lane string, each func(visit func(*asyncdb.Stats))) {
 	counter := func(name, help string, of func(*asyncdb.Stats) uint64, labels ...string) {
 		set.Counter(name, help, func() (sum float64) {
 			each(func(s *asyncdb.Stats) { sum += float64(of(s)) })
 			return sum
-		}, labels...)
+		}, append(labels, "lane", lane)...)
 	}
 	gauge := func(name, help string, of func(*asyncdb.Stats) int64) {
 		set.Gauge(name, help, func() (sum float64) {
 			each(func(s *asyncdb.Stats) { sum += float64(of(s)) })
 			return sum
-		})
+		}, "lane", lane)
 	}
 	histogram := func(name, help string, unit float64, of func(*asyncdb.Stats) *asyncdb.Histogram) {
 		set.Histogram(name, help, func() metrics.Distribution {
@@ -74,22 +86,16 @@ func exportDatabase(set *metrics.Set, database *atomic.Pointer[asyncdb.Database]
 				total.Add(metrics.Distribution{Count: count, Sum: sum, Cumulative: cumulative})
 			})
 			return total
-		})
+		}, "lane", lane)
 	}
-	set.Gauge("queend_database_up", "Whether every loop has a working connection to PostgreSQL.", func() float64 {
-		if db := database.Load(); db != nil && db.Health().OK() {
-			return 1
-		}
-		return 0
-	})
-	histogram("queend_batch_messages", "Messages in a batch.", 1, func(s *asyncdb.Stats) *asyncdb.Histogram { return &s.BatchRows })
+	histogram("queend_batch_messages", "Messages, acks or other items in a batch.", 1, func(s *asyncdb.Stats) *asyncdb.Histogram { return &s.BatchRows })
 	histogram("queend_batch_seconds", "Time of a batch, from its first statement to its last answer.", 1e-9, func(s *asyncdb.Stats) *asyncdb.Histogram { return &s.BatchNanos })
 	histogram("queend_step_seconds", "Time of one transaction.", 1e-9, func(s *asyncdb.Stats) *asyncdb.Histogram { return &s.StepNanos })
-	gauge("queend_in_flight_messages", "Messages in statements that are not answered yet.", func(s *asyncdb.Stats) int64 { return s.InFlightRows.Load() })
-	gauge("queend_waiting_requests", "Pushes that wait for the statement before theirs.", func(s *asyncdb.Stats) int64 { return s.WaitingOps.Load() })
-	gauge("queend_held_bytes", "Bytes of pushes that are not answered yet.", func(s *asyncdb.Stats) int64 { return s.HeldBytes.Load() })
+	gauge("queend_in_flight_messages", "Messages, acks or other items in statements that are not answered yet.", func(s *asyncdb.Stats) int64 { return s.InFlightRows.Load() })
+	gauge("queend_waiting_requests", "Requests that wait for the statement before theirs.", func(s *asyncdb.Stats) int64 { return s.WaitingOps.Load() })
+	gauge("queend_held_bytes", "Bytes of requests that are not answered yet.", func(s *asyncdb.Stats) int64 { return s.HeldBytes.Load() })
 	counter("queend_batches_total", "Batches.", func(s *asyncdb.Stats) uint64 { return s.Batches.Load() })
-	refused := "Pushes that the store did not take to PostgreSQL, or gave up."
+	refused := "Requests that were not taken to PostgreSQL, or given up."
 	counter("queend_store_refused_total", refused, func(s *asyncdb.Stats) uint64 { return s.Overloaded.Load() }, "why", "overloaded")
 	counter("queend_store_refused_total", refused, func(s *asyncdb.Stats) uint64 { return s.Unavailable.Load() }, "why", "unavailable")
 	counter("queend_store_refused_total", refused, func(s *asyncdb.Stats) uint64 { return s.Expired.Load() }, "why", "deadline")

@@ -23,6 +23,7 @@ import (
 	"github.com/queend/queend/pkg/api"
 	"github.com/queend/queend/pkg/asyncdb"
 	"github.com/queend/queend/pkg/httpparse"
+	"github.com/queend/queend/pkg/longpoll"
 	"github.com/queend/queend/pkg/loop"
 	"github.com/queend/queend/pkg/maintain"
 	"github.com/queend/queend/pkg/metrics"
@@ -52,7 +53,9 @@ type server struct {
 	pool       atomic.Pointer[pooldb.Pool]
 	maintainer atomic.Pointer[maintain.Maintainer]
 	admin      atomic.Pointer[admindb.Pool]
-	stores     []*asyncdb.Store // one per loop, once there is a database
+	board      *longpoll.Board
+	lanes      []*lanes // one each per loop, once there is a database
+	polls      []*longpoll.Store
 }
 
 // serve runs the server until ctx ends.
@@ -114,7 +117,7 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.open(db, jsonb); err != nil {
 		return err
 	}
-	if err := s.startMaintenance(db.Connection(), nil); err != nil {
+	if err := s.startMaintenance(db.Connection(), func(name string, partition [16]byte) { s.board.Moved(name, partition) }); err != nil {
 		return err
 	}
 	if err := s.connected(ctx); err != nil {
@@ -167,7 +170,9 @@ func (s *server) startLoops() error {
 	s.set.Gauge("queend_build_info", "Always 1; which queend this is.", func() float64 { return 1 }, "version", versionText(), "worker", c.Listener.WorkerID)
 	api.Export(s.set, s.routers)
 	exportLoops(s.set, s.loops)
-	exportDatabase(s.set, &s.database, func() []*asyncdb.Store { return s.stores })
+	exportDatabase(s.set, &s.database, func() []*lanes { return s.lanes })
+	s.board = newBoard(s.config)
+	exportLongPoll(s.set, s.board)
 	exportAdmin(s.set, &s.admin)
 	exportMaintenance(s.set, &s.maintainer)
 	s.set.Seal()
@@ -346,14 +351,12 @@ func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 		return err
 	}
 	for i, l := range loops {
-		hints := queue.NewHints(0, 0)
-		s.stores = append(s.stores, db.Store(asyncdb.Services{
-			Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
-			After: func(d time.Duration, f func()) { l.After(d, f) },
-		}, asyncdb.Work{NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared()}))
+		lanes := openLanes(db, l, domain)
+		poll := s.longPoll(l, lanes)
+		s.lanes, s.polls = append(s.lanes, lanes), append(s.polls, poll)
 		stores := api.Stores{
-			Push: s.stores[i], PushLegacy: pool.Store(l.Post), Admin: s.adminOf(l), Config: domain,
-			IDs: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
+			Push: poll, PushLegacy: poll.Around(pool.Store(l.Post)), Pop: poll, Ack: poll, Transaction: poll,
+			Admin: s.adminOf(l), Changed: s.board.Changed, Config: domain, IDs: newIDs(),
 		}
 		l.Post(func() { s.routers[i].Open(stores) })
 	}
@@ -457,16 +460,21 @@ func (s *server) stop() {
 	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer release()
 	if s.loops != nil {
+		for _, poll := range s.polls {
+			poll.Close()
+		}
 		if err := s.loops.Drain(ctx); err != nil {
 			s.log.Warn().Err(err).Msg("some clients did not get their answer in time")
 		}
 		var all sync.WaitGroup
-		for _, store := range s.stores {
-			all.Go(func() {
-				if err := store.Close(ctx); err != nil {
-					s.log.Warn().Err(err).Msg("a connection to PostgreSQL did not end in time")
-				}
-			})
+		for _, l := range s.lanes {
+			for _, store := range l.all() {
+				all.Go(func() {
+					if err := store.Close(ctx); err != nil {
+						s.log.Warn().Err(err).Msg("a connection to PostgreSQL did not end in time")
+					}
+				})
+			}
 		}
 		all.Wait()
 		if pool := s.pool.Load(); pool != nil {

@@ -266,7 +266,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 			under = g
 		}
 	}
-	wait := op.Pop.Wait && c.until > now
+	wait := c.waits()
 	switch {
 	case under != nil:
 		c.state = parkedUp
@@ -304,7 +304,7 @@ func (c *call) wants(q string) bool {
 // failed takes the failure of what was asked for c.
 func (s *Store) failed(c *call, f queue.Fault) {
 	c.op.Fault = f
-	if f.Code == queue.Unavailable && c.op.Pop.Wait && !c.gone && c.until > s.sv.Now() {
+	if f.Code == queue.Unavailable && c.waits() {
 		s.stall(c)
 		return
 	}

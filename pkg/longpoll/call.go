@@ -192,13 +192,18 @@ func (b *Board) restore(op *queue.Op) {
 // nothing: the board has nothing for c, and has been swept.
 func (s *Store) nothing(c *call) {
 	switch {
-	case c.op.Pop.Wait && c.until > s.sv.Now():
+	case c.waits():
 		s.park(c)
 	case c.checked:
 		s.finish(c)
 	default:
 		s.check(c)
 	}
+}
+
+// waits says whether c may wait for messages.
+func (c *call) waits() bool {
+	return c.op.Pop.Wait && !c.gone && !c.store.closed && c.until > c.store.sv.Now()
 }
 
 // park lets c wait, unless something has come meanwhile.
@@ -225,7 +230,7 @@ func (s *Store) park(c *call) {
 // nothingThere: the claim of one partition found nothing in it.
 func (s *Store) nothingThere(c *call) {
 	op, b := c.op, s.board
-	if !op.Pop.Wait || c.until <= s.sv.Now() {
+	if !c.waits() {
 		s.finish(c)
 		return
 	}

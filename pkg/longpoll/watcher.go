@@ -173,8 +173,8 @@ func (b *Board) turn(now time.Duration) *group {
 	return nil
 }
 
-// Close ends what the store does of itself, and answers the pops that are parked: the
-// server is about to stop. Any goroutine.
+// Close ends what the store does of itself, answers the pops that wait, and lets no
+// further one wait: the server is about to stop. Any goroutine.
 func (s *Store) Close() {
 	s.sv.Post(func() {
 		s.closed = true

@@ -121,8 +121,18 @@ const (
 // UUID is 16 bytes, big endian as in RFC 9562.
 type UUID [16]byte
 
-// Rows is how much work the op is, for bounds on batches: its messages or acks, at least 1.
-func (op *Op) Rows() int { return max(len(op.Items)+len(op.Acks), 1) }
+// popRowsMost is what a pop counts at most, so that one that asks for many messages, and
+// mostly finds few, can still share a batch.
+const popRowsMost = 100
+
+// Rows is how much work the op is, for bounds on batches: its messages or acks, those that
+// it asks for, at least 1.
+func (op *Op) Rows() int {
+	if op.Verb == Pop {
+		return max(min(op.Pop.Batch, popRowsMost), 1)
+	}
+	return max(len(op.Items)+len(op.Acks), 1)
+}
 
 // Wrap makes c the one who hears of the end, as a store does that stands around another;
 // Unwrap gives the op back to the one before.
