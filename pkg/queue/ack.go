@@ -52,7 +52,8 @@ type TransactionStep struct {
 	IsAck bool
 	Index int // in op.Items or op.Acks
 
-	Type []byte // an operation that there is none of: neither is set
+	Unknown bool // neither: there is no operation of this Type
+	Type    []byte
 
 	// What came of it: a transaction ends at its first step that has an Error. Alone says
 	// that the answer has no results: the transaction failed as a whole.

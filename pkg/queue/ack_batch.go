@@ -264,6 +264,8 @@ func (b *AckBatch) found() {
 		if e := &b.entries[r.entry]; e.op == nil || e.decided {
 			r.ack = nil
 		}
+		// The messages of a partition that was deleted are swept later.
+		r.found = r.found && w.chains[r.chain].known
 	}
 	for i := range w.chains {
 		c := &w.chains[i]
@@ -360,6 +362,7 @@ type chain struct {
 	read, now        cursor
 	head             place // the partition's newest message
 	effect           effect
+	strict           bool // it is compared also if nothing changes
 	written          bool
 	settled          bool // it is as an earlier write, whose answer was lost, was to leave it
 }
@@ -371,7 +374,9 @@ type doubted struct {
 }
 
 // changes says whether the row is to be written.
-func (c *chain) changes() bool { return !c.now.same(&c.read) || c.effect.messages+c.effect.batches > 0 }
+func (c *chain) changes() bool {
+	return c.strict || !c.now.same(&c.read) || c.effect.messages+c.effect.batches > 0
+}
 
 // frees says whether there is something to claim that was not, or was behind the lease.
 func (c *chain) frees() bool {
@@ -565,6 +570,8 @@ func (w *ackWork) write() bool {
 	return true
 }
 
+var deadTypes = [deadParams - writeParams]uint32{oidUUID, oidText, oidTimestamptz, oidUUID, oidText, oidInt4, oidBool, oidInt8}
+
 var firstNumbers = func() (n [deadParams]int) {
 	for i := range n {
 		n[i] = i
@@ -619,7 +626,7 @@ func (w *ackWork) changesParams() (dead int) {
 	if dead == 0 {
 		return 0
 	}
-	for i, oid := range [deadParams - writeParams]uint32{oidUUID, oidText, oidTimestamptz, oidUUID, oidText, oidInt4, oidBool, oidInt8} {
+	for i, oid := range deadTypes {
 		p[writeParams+i] = array(p[writeParams+i][:0], oid, dead, false)
 	}
 	base := int64(0)

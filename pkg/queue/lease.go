@@ -151,7 +151,7 @@ func (w *leaseWork) gather(r *roll, v Verb) bool {
 			continue
 		}
 		id := e.op.Lease.ID
-		_, _, known := leasePartitions(id)
+		_, _, known := LeaseIDPartition(id)
 		switch {
 		case !storable(id):
 			e.op.Lease.Why = leaseNotFound
@@ -172,7 +172,7 @@ func (w *leaseWork) gather(r *roll, v Verb) bool {
 		l := &r.entries[at].op.Lease
 		if n := len(w.rows); n == 0 || !bytes.Equal(w.rows[n-1].id, l.ID) {
 			row := leaseRow{id: l.ID, lo: i}
-			row.low, row.high, _ = leasePartitions(l.ID)
+			row.low, row.high, _ = LeaseIDPartition(l.ID)
 			w.rows = append(w.rows, row)
 		}
 		row := &w.rows[len(w.rows)-1]
@@ -261,19 +261,4 @@ func (w *leaseWork) released(r *roll) {
 			r.decide(int(at), Fault{})
 		}
 	}
-}
-
-// leasePartitions says between which partitions a lease must be if its id is one of ours
-// and of a single partition: our ids begin as their partition's id does.
-func leasePartitions(id []byte) (low, high UUID, ok bool) {
-	u, ok := parseUUID(id)
-	if !ok || len(id) != 36 {
-		return low, high, false
-	}
-	copy(low[:4], u[:4])
-	copy(high[:4], u[:4])
-	for i := 4; i < len(high); i++ {
-		high[i] = 0xff
-	}
-	return low, high, true
 }
