@@ -17,11 +17,17 @@ type exchange struct {
 	status  int
 	header  string
 	body    string
+
+	whenGone   func()
+	gone, half bool
 }
 
 func (x *exchange) Request() *httpparse.Request { return &x.parser.Request }
 func (x *exchange) RequestID() []byte           { return []byte("id-1") }
 func (x *exchange) Accepted() time.Duration     { return time.Second }
+func (x *exchange) OnGone(f func())             { x.whenGone = f }
+func (x *exchange) IsGone() bool                { return x.gone }
+func (x *exchange) IsHalfClosed() bool          { return x.half }
 func (x *exchange) Reply(status int, header, body []byte, close bool) {
 	x.replies++
 	x.status, x.header, x.body = status, string(header), string(body)

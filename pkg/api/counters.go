@@ -12,6 +12,7 @@ import (
 // Counters are what one router counts. Its loop writes; anybody reads.
 type Counters struct {
 	Push, PushLegacy PushCounters
+	Pop              PopCounters
 	Admin            AdminCounters
 	NotFound         atomic.Uint64
 	Scrapes          atomic.Uint64
@@ -123,6 +124,7 @@ func Export(set *metrics.Set, routers []*Router) {
 	admin("refused", func(c *AdminCounters) *atomic.Uint64 { return &c.Refused })
 	admin("unavailable", func(c *AdminCounters) *atomic.Uint64 { return &c.Unavailable })
 	admin("overloaded", func(c *AdminCounters) *atomic.Uint64 { return &c.Overloaded })
+	exportPops(set, routers, sum)
 	set.Counter("queend_not_found_total", "Requests for a path that has no route.",
 		sum(func(c *Counters) *atomic.Uint64 { return &c.NotFound }))
 	set.Counter("queend_scrapes_total", "Expositions of these metrics.",

@@ -32,6 +32,10 @@ type Exchange interface {
 	RequestID() []byte
 	Accepted() time.Duration
 	Reply(status int, header, body []byte, close bool)
+
+	OnGone(f func())    // f is called, once, if the client's connection ends before Reply
+	IsGone() bool       // it has ended
+	IsHalfClosed() bool // the client will send no more; it may wait
 }
 
 // Services is what a router is given; all of it belongs to its loop.
@@ -46,6 +50,8 @@ type Services struct {
 	Timing   func(t PushTiming)      // nil unless timings are logged
 	Version  string
 	WorkerID int
+
+	Pop PopDefaults
 }
 
 // Stores is what a router pushes into. It has them once the database's schema is
@@ -53,6 +59,7 @@ type Services struct {
 type Stores struct {
 	Push       queue.Store // the loop's way
 	PushLegacy queue.Store // the pool's way
+	Pop        queue.Store
 	Config     *queue.Config
 	IDs        *queue.IDs // the loop's own
 
@@ -72,11 +79,12 @@ type Router struct {
 	Services
 	Counters Counters
 
-	stores  *Stores // nil: not open yet
-	routes  map[string]*route
-	paths   node        // the routes whose paths have parameters
-	calls   []*pushCall // free list
-	scrapes int         // under way
+	stores   *Stores // nil: not open yet
+	routes   map[string]*route
+	paths    node        // the routes whose paths have parameters
+	calls    []*pushCall // free list
+	popCalls []*popCall  // free list
+	scrapes  int         // under way
 
 	paramBytes  []byte // decoded parameters, of the request that is handled now
 	paramValues [ParamsMax][]byte
@@ -96,6 +104,7 @@ func NewRouter(s Services) *Router {
 	// for a path that is fixed, addPath for one with parameters.
 	r.add("POST", "/api/v1/push", func(x Exchange) { r.push(x, &r.Counters.Push, push) })
 	r.add("POST", "/api/v1/push-legacy", func(x Exchange) { r.push(x, &r.Counters.PushLegacy, pushLegacy) })
+	r.addPop()
 	r.add("GET", "/health", r.health)
 	r.add("GET", "/livez", r.livez)
 	r.add("GET", "/readyz", r.readyz)
