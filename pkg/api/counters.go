@@ -14,6 +14,9 @@ type Counters struct {
 	Push, PushLegacy PushCounters
 	Pop              PopCounters
 	Admin            AdminCounters
+	Ack              AckCounters
+	Extend           AckCounters
+	Transaction      AckCounters
 	NotFound         atomic.Uint64
 	Scrapes          atomic.Uint64
 }
@@ -124,6 +127,7 @@ func Export(set *metrics.Set, routers []*Router) {
 	admin("refused", func(c *AdminCounters) *atomic.Uint64 { return &c.Refused })
 	admin("unavailable", func(c *AdminCounters) *atomic.Uint64 { return &c.Unavailable })
 	admin("overloaded", func(c *AdminCounters) *atomic.Uint64 { return &c.Overloaded })
+	exportAcks(set, routers, sum)
 	exportPops(set, routers, sum)
 	set.Counter("queend_not_found_total", "Requests for a path that has no route.",
 		sum(func(c *Counters) *atomic.Uint64 { return &c.NotFound }))

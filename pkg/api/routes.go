@@ -63,6 +63,9 @@ type Stores struct {
 	Config     *queue.Config
 	IDs        *queue.IDs // the loop's own
 
+	Ack         queue.Store // acknowledgments and leases
+	Transaction queue.Store
+
 	// Admin has work done in a goroutine, with a session of its own, and then done
 	// called on the loop. It returns at once; false means that too much waits already,
 	// and nothing will be called. nil: there are no administrative routes.
@@ -84,6 +87,7 @@ type Router struct {
 	paths    node        // the routes whose paths have parameters
 	calls    []*pushCall // free list
 	popCalls []*popCall  // free list
+	ackCalls []*ackCall  // free list
 	scrapes  int         // under way
 
 	paramBytes  []byte // decoded parameters, of the request that is handled now
@@ -109,6 +113,10 @@ func NewRouter(s Services) *Router {
 	r.add("GET", "/livez", r.livez)
 	r.add("GET", "/readyz", r.readyz)
 	r.add("GET", "/metrics/prometheus", r.metrics)
+	r.add("POST", "/api/v1/ack", r.acknowledge)
+	r.add("POST", "/api/v1/ack/batch", r.acknowledgeMany)
+	r.addPath("POST", "/api/v1/lease/:leaseId/extend", r.extendLease)
+	r.add("POST", "/api/v1/transaction", r.transaction)
 	r.addAdmin()
 	r.seal()
 	return r
