@@ -291,7 +291,7 @@ func (s *Store) resume(c *call) {
 		s.failed(c, f)
 		return
 	}
-	if c.gone {
+	if c.gone = c.gone || c.op.Pop.Client != nil && c.op.Pop.Client.Gone(); c.gone {
 		s.pass(c)
 	}
 	s.attempt(c)
