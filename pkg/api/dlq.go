@@ -121,7 +121,7 @@ func bury(s Session, partition, transaction, name, sentence string) (changed []s
 	case next:
 		_, err = s.Rows("admin_bury_pass", partition, transaction, name)
 	case wanted:
-		err = &refusal{409, "the group has other messages to read before this one, and another group has not read it yet: nothing was changed"}
+		err = &refusal{409, "it is not the next message of this group, and another group has not read it yet: nothing was changed"}
 	default:
 		var gone [][][]byte
 		gone, err = s.Rows("admin_bury_remove", partition, transaction)

@@ -86,7 +86,7 @@ func list(n int, element func(i int) []byte) []byte {
 	return append(b, ']')
 }
 
-// compact is JSON without the spaces that jsonb puts into it; nil is nil.
+// compact is JSON without the spaces that jsonb puts into it.
 func compact(text []byte) []byte {
 	var b bytes.Buffer
 	if json.Compact(&b, text) != nil {

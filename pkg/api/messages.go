@@ -141,10 +141,14 @@ func (r *Router) shownMessage(row [][]byte, groups [][][]byte) []byte {
 }
 
 // opened is a payload as it is shown: decrypted if it is an envelope that we have the key
-// of. Any goroutine.
+// of, else as it was sent, or without the spaces that jsonb has put into it. Any goroutine.
 func (r *Router) opened(payload []byte) []byte {
-	if plain, ok := r.stores.Config.Sealer.Open(nil, payload); ok {
+	config := r.stores.Config
+	if plain, ok := config.Sealer.Open(nil, payload); ok {
 		return plain
+	}
+	if config.PayloadJSONB && payload != nil {
+		return compact(payload)
 	}
 	return payload
 }

@@ -98,7 +98,7 @@ func TestAMessageIsShownInFull(t *testing.T) {
 			x := w.ask("GET", "/api/v1/messages/"+p+"/tx%2F1", "")
 			want := `{"consumerGroups":[` + groups + `],"createdAt":T,"errorMessage":` + failed + `,"id":"U","isEncrypted":false,"leaseExpiresAt":` + lease + `,"mode":` + mode + `,` + tail +
 				`"retryCount":` + retries + `,"status":"` + status + `","task":"orders","traceId":"U","transactionId":"tx/1"}`
-			if got := strings.ReplaceAll(plain(x.body), `{"a": 2}`, `{"a":2}`); x.status != 200 || got != want {
+			if got := plain(x.body); x.status != 200 || got != want {
 				t.Errorf("\n got %d %s\nwant %s", x.status, got, want)
 			}
 		}
