@@ -51,7 +51,6 @@ type ServeCommand struct {
 		Connections Int    `name:"connections-max" env:"QUEEND_CONNECTIONS_MAX" default:"20000" help:"Client connections at once; further ones hear 503."`
 		Body        Int    `name:"body-bytes-max" env:"QUEEND_BODY_BYTES_MAX" default:"67108864" help:"Largest request body, in bytes; a larger one hears 413."`
 		Header      Int    `name:"header-bytes-max" env:"QUEEND_HEADER_BYTES_MAX" default:"65536" help:"Largest header block of a request, in bytes; a larger one hears 431."`
-		Parked      Int    `name:"parked-pops-max" env:"QUEEND_PARKED_POPS_MAX" default:"100000" help:"Pops that may wait for messages at once; further ones hear 503."`
 		Idle        Millis `name:"idle-timeout" env:"QUEEND_IDLE_TIMEOUT_MS" default:"60000" help:"An idle connection is closed after this time, in ms."`
 	} `embed:"" group:"Listener"`
 
@@ -73,6 +72,13 @@ type ServeCommand struct {
 	} `embed:"" group:"Statements"`
 
 	Maintenance MaintenanceSettings `embed:"" group:"Maintenance"`
+
+	Pops struct {
+		Timeout      Millis `name:"default-timeout" env:"DEFAULT_TIMEOUT" default:"30000" help:"How long a pop with wait=true waits that does not say, in ms."`
+		Batch        Int    `name:"default-batch-size" env:"DEFAULT_BATCH_SIZE" default:"1" help:"Most messages of a pop that does not say."`
+		Subscription string `name:"default-subscription-mode" env:"DEFAULT_SUBSCRIPTION_MODE" help:"Where a new consumer group begins that does not say: empty (or all) at the beginning, new (or new-only) with what is pushed from then on."`
+		Parked       Int    `name:"parked-pops-max" env:"QUEEND_PARKED_POPS_MAX" default:"100000" help:"Pops that may wait for messages at once; further ones hear 503."`
+	} `embed:"" group:"Pops"`
 
 	Local struct {
 		Postgres Bool   `name:"local-postgres" env:"QUEEND_LOCAL_POSTGRES" default:"false" help:"Start and stop a private PostgreSQL; the settings of where PostgreSQL is are then not used."`
@@ -421,7 +427,7 @@ func (d *Database) Where() string {
 // they tune does not exist, or not yet. They are accepted and logged once.
 var ignoredNames = strings.Fields(`
 	DB_POOL_SIZE SIDECAR_POOL_SIZE
-	LIBQUEEN_INFLIGHT_DEADLINE_MS DEFAULT_TIMEOUT DEFAULT_BATCH_SIZE DEFAULT_SUBSCRIPTION_MODE
+	LIBQUEEN_INFLIGHT_DEADLINE_MS
 	POP_WAIT_INITIAL_INTERVAL_MS POP_WAIT_BACKOFF_THRESHOLD POP_WAIT_BACKOFF_MULTIPLIER POP_WAIT_MAX_INTERVAL_MS
 	SIDECAR_MICRO_BATCH_WAIT_MS QUEEN_CONCURRENCY_MODE
 	FILE_BUFFER_DIR FILE_BUFFER_FLUSH_MS FILE_BUFFER_MAX_BATCH FILE_BUFFER_EVENTS_PER_FILE FILE_BUFFER_MAX_BYTES

@@ -66,7 +66,7 @@ func (s *server) longPoll(l *loop.Loop, lanes *lanes) *longpoll.Store {
 func newBoard(c *ServeCommand) *longpoll.Board {
 	var self queue.UUID
 	_, _ = rand.Read(self[:]) // it never fails
-	return longpoll.NewBoard(self, clip(c.Listener.WorkerID), longpoll.Limits{ParkedMax: int(c.Listener.Parked)})
+	return longpoll.NewBoard(self, clip(c.Listener.WorkerID), longpoll.Limits{ParkedMax: int(c.Pops.Parked)})
 }
 
 // exportLongPoll names what the long poll counts.

@@ -197,6 +197,9 @@ func (s *server) services(l *loop.Loop) api.Services {
 			}()
 		},
 		Deadline: s.config.Statements.Failover.Duration(),
+		Pop: api.PopDefaults{
+			Timeout: s.config.Pops.Timeout.Duration(), Batch: int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
+		},
 		Database: func() bool {
 			db := s.database.Load()
 			return db != nil && db.Health().OK()
