@@ -17,8 +17,12 @@ import (
 )
 
 func TestAMetricIsReadByItsWholeName(t *testing.T) {
-	text := []byte("# TYPE go_memstats_mallocs_total counter\ngo_memstats_mallocs_total_more 1\ngo_memstats_mallocs_total 1.234567e+06\n")
+	text := []byte("# TYPE go_memstats_mallocs_total counter\ngo_memstats_mallocs_total_more 1\ngo_memstats_mallocs_total 1.234567e+06\n" +
+		`batch_sum{lane="pop"} 1` + "\n" + `batch_sum{lane="push"} 2` + "\n")
 	if v, err := metric(text, "go_memstats_mallocs_total"); err != nil || v != 1234567 {
+		t.Fatalf("%v, %v", v, err)
+	}
+	if v, err := metric(text, `batch_sum{lane="push"}`); err != nil || v != 2 {
 		t.Fatalf("%v, %v", v, err)
 	}
 	if _, err := metric(text, "go_memstats_mallocs"); err == nil {

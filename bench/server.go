@@ -114,7 +114,7 @@ func get(ctx context.Context, url string) ([]byte, error) {
 // counts are what a server says of itself.
 type counts struct {
 	mallocs          float64 // objects allocated since it started
-	batches, batched float64 // statements of several requests, and the messages in them
+	batches, batched float64 // batches of pushes, and the messages in them
 }
 
 // counts reads the server's metrics. The baseline knows no batches.
@@ -123,13 +123,13 @@ func (s *server) counts(ctx context.Context) (c counts, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.batches, _ = metric(text, "queend_batch_messages_count")
-	c.batched, _ = metric(text, "queend_batch_messages_sum")
+	c.batches, _ = metric(text, `queend_batch_messages_count{lane="push"}`)
+	c.batched, _ = metric(text, `queend_batch_messages_sum{lane="push"}`)
 	c.mallocs, err = metric(text, "go_memstats_mallocs_total")
 	return c, err
 }
 
-// metric reads one sample without labels from Prometheus' text format.
+// metric reads one sample from Prometheus' text format; its labels are part of the name.
 func metric(text []byte, name string) (float64, error) {
 	for line := range bytes.Lines(text) {
 		if rest, ok := bytes.CutPrefix(line, []byte(name+" ")); ok {
