@@ -33,7 +33,7 @@ type PushCounters struct {
 // AdminCounters count the administrative routes, all together.
 type AdminCounters struct {
 	Requests    atomic.Uint64 // reached the database
-	Overloaded  atomic.Uint64 // turned away at the bound: 503
+	Overloaded  atomic.Uint64 // turned away at the door, full or without PostgreSQL: 503
 	Refused     atomic.Uint64 // of Requests: 4xx
 	Unavailable atomic.Uint64 // of Requests: 503
 }
