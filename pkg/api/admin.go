@@ -77,6 +77,12 @@ func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
 		r.fail(x, 503, nil, "the database is not ready yet, try again in a second")
 		return
 	}
+	if !r.Database() {
+		// The loops have noticed; nobody has to find out again, by waiting.
+		r.Counters.Admin.Overloaded.Add(1)
+		r.fail(x, 503, nil, "PostgreSQL does not answer, try again in a second")
+		return
+	}
 	var o outcome
 	var err error
 	taken := r.stores.Admin(func(s Session) { o, err = work(s) }, func() {

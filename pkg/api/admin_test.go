@@ -327,7 +327,13 @@ func TestTooManyAdministrativeRequestsAreRefused(t *testing.T) {
 	if x.status != 503 || !strings.Contains(x.header, "Retry-After: 1\r\n") || x.body != `{"error":"too many administrative requests at once, try again in a second"}` {
 		t.Errorf("%d %q %s", x.status, x.header, x.body)
 	}
-	if n := w.router.Counters.Admin.Overloaded.Load(); n != 1 {
+	// PostgreSQL is known to be away: nobody waits to find out.
+	w.connected = false
+	x = w.send(t, "GET", "/api/v1/dlq", "")
+	if x.status != 503 || !strings.Contains(x.header, "Retry-After: 1\r\n") || x.body != `{"error":"PostgreSQL does not answer, try again in a second"}` {
+		t.Errorf("%d %q %s", x.status, x.header, x.body)
+	}
+	if n := w.router.Counters.Admin.Overloaded.Load(); n != 2 {
 		t.Errorf("%d were counted", n)
 	}
 }
