@@ -17,9 +17,10 @@ const (
 	Partitions              // empty partitions that nobody uses
 	Sweep                   // messages of partitions that are gone
 	Metrics                 // old rows of messages_consumed and retention_history
+	Counts                  // gaps that a DELETE by hand left in the numbers
 )
 
-var jobNames = [...]string{"reconcile", "retention", "completed_retention", "eviction", "partitions", "sweep", "metrics"}
+var jobNames = [...]string{"reconcile", "retention", "completed_retention", "eviction", "partitions", "sweep", "metrics", "counts"}
 
 // Jobs is how many there are: 0 to Jobs-1 are JobIDs.
 const Jobs = len(jobNames)

@@ -1,7 +1,8 @@
 // Package maintain is the work that nobody waits for: what is too old is deleted
 // (retention.go, eviction in it, metrics.go), partitions that nobody uses go
-// (partitions.go), messages of deleted partitions are swept away (sweep.go), and rows
-// that were inserted by hand get a number and move their head (reconcile.go).
+// (partitions.go), messages of deleted partitions are swept away (sweep.go), rows that
+// were inserted by hand get a number and move their head (reconcile.go), and rows that
+// were deleted by hand no longer count (counts.go).
 //
 // It runs off the loops, on one goroutine with one connection of its own, whatever there
 // is to do: at most half of the time of one PostgreSQL process. The work is cut into
@@ -57,6 +58,19 @@ const (
 	// Pushes to it wait meanwhile.
 	numberedRowsMax = 5000
 
+	// countedRowsMax is about how many messages a turn counts, countedTurnsMax how many
+	// turns a cycle has, countsIntervalMin the least time from one cycle to the next.
+	countedRowsMax    = 100_000
+	countedTurnsMax   = 10
+	countsIntervalMin = time.Minute
+
+	// countedPartitionMax is how many numbers a partition may have to be counted; a longer
+	// one keeps what gaps it has.
+	countedPartitionMax = 1_000_000
+
+	// holesTurnMax is how many missing numbers a turn writes down.
+	holesTurnMax = 20_000
+
 	// turnTimeout ends a turn that hangs. The server ends its statements before.
 	turnTimeout = 60 * time.Second
 
@@ -79,7 +93,7 @@ type Options struct {
 	// left out of it: each transaction brings its own settings.
 	Conn *pgconn.Config
 
-	RetentionInterval  time.Duration // between two cycles of retention, partitions, metrics and sweep
+	RetentionInterval  time.Duration // between two cycles of retention, partitions, metrics, sweep and counts
 	RetentionBatchRows int           // rows that one transaction of these deletes
 	PartitionIdle      time.Duration // an empty partition that nobody touched for so long is deleted
 	MetricsAge         time.Duration // older rows of messages_consumed and retention_history are deleted
@@ -148,6 +162,7 @@ func prepare(o Options) (*Maintainer, error) {
 	add(Partitions, cleanKey, off(o.RetentionInterval, o.PartitionIdle), &partitions{idle: o.PartitionIdle})
 	add(Sweep, cleanKey, o.RetentionInterval, &sweep{rows: o.RetentionBatchRows})
 	add(Metrics, cleanKey, off(o.RetentionInterval, o.MetricsAge), &metrics{age: o.MetricsAge, rows: o.RetentionBatchRows})
+	add(Counts, cleanKey, atLeast(o.RetentionInterval, countsIntervalMin), &counts{})
 	return m, nil
 }
 
@@ -157,6 +172,14 @@ func off(interval, age time.Duration) time.Duration {
 		return 0
 	}
 	return interval
+}
+
+// atLeast is the interval, made longer if it is too short; zero stays.
+func atLeast(interval, least time.Duration) time.Duration {
+	if interval <= 0 {
+		return 0
+	}
+	return max(interval, least)
 }
 
 // Close ends the work and waits for it: a transaction that is open is given up. Any

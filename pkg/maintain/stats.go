@@ -8,7 +8,7 @@ import (
 // Stats count what a job did. One goroutine writes them, any may read.
 type Stats struct {
 	Turns  atomic.Uint64 // transactions that were committed
-	Rows   atomic.Uint64 // rows deleted; by the reconciler: messages numbered
+	Rows   atomic.Uint64 // rows deleted; messages numbered by Reconcile, holes found by Counts
 	Errors atomic.Uint64 // turns that failed
 	Yields atomic.Uint64 // turns given up because a push or a pop was in the way
 	Busy   atomic.Uint64 // turns not begun because another process held the lock

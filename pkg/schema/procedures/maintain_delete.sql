@@ -4,7 +4,9 @@
 -- tail or its holes. The join can only be a loop over the partitions, since its inner
 -- side has a LIMIT and depends on the outer one; so what is left of the last partition is
 -- newer than what went. A row that was rewritten meanwhile is missed by its ctid and found by
--- the next slice. Dead letters are not touched: they have their own copy.
+-- the next slice; one that was moved to the end of its partition meanwhile is not too old
+-- any more, which the last condition says of the row as it is then. Dead letters are not
+-- touched: they have their own copy.
 -- $1 uuid[] partitions, $2 timestamptz[] cutoffs, $3 timestamptz[] and $4 uuid[] after,
 -- $5 timestamptz[] and $6 uuid[] up to, $7 int4 messages at most
 WITH due AS MATERIALIZED (
@@ -22,6 +24,7 @@ WITH due AS MATERIALIZED (
 gone AS (
     DELETE FROM queen.messages
      WHERE ctid = ANY (ARRAY (SELECT tid FROM due))
+       AND created_at < (SELECT max(c) FROM unnest($2::timestamptz[]) c)
     RETURNING partition_id, created_at, id, seq)
 SELECT partition_id, count(*), max(seq),
        (array_agg(created_at ORDER BY created_at, id))[1], (array_agg(id ORDER BY created_at, id))[1],

@@ -1,4 +1,4 @@
--- maintain, retention 6 of 6, the last statement before the commit, so that a push
+-- maintain, retention 6 of 6 and counts 5 of 5, the last statement before the commit, so that a push
 -- waits for the heads no longer than that takes: the tail moves to the last message that
 -- went. Heads are locked in the order of their ids, as by a push. The join goes by key:
 -- a head that a push moved while this waited is found in its newest version.
