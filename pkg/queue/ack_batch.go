@@ -450,9 +450,9 @@ func (w *ackWork) orderRefs() {
 func (w *ackWork) settled(c *chain) bool {
 	for i := range w.doubt {
 		d := &w.doubt[i]
-		if d.id == c.id && d.group == c.group {
-			c.now, c.settled = d.now, c.read.there && d.now.same(&c.read)
-			return c.settled
+		if d.id == c.id && d.group == c.group && c.read.there && d.now.same(&c.read) {
+			c.now, c.settled = d.now, true
+			return true
 		}
 	}
 	return false

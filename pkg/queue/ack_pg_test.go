@@ -199,8 +199,16 @@ func (r *runner) stream(queue string, messages int) *stream {
 // push pushes the messages from m<from> to m<to>.
 func (s *stream) push(from, to int) {
 	s.t.Helper()
-	s.sql(`SELECT queen.push_messages_v2((SELECT jsonb_agg(jsonb_build_object('queue', '%[1]s', 'partition', 'p', 'transactionId', 'm' || i, 'payload', i) ORDER BY i)
-		FROM generate_series(%[2]d, %[3]d) i))`, s.queue, from, to)
+	var items []string
+	for i := from; i <= to; i++ {
+		items = append(items, fmt.Sprintf(`{"queue":%q,"partition":"p","transactionId":"m%d","payload":%d}`, s.queue, i, i))
+	}
+	op := new(Op)
+	if f := Decode(op, []byte(`{"items":[`+strings.Join(items, ",")+`]}`), s.config, s.ids); f.Code != OK {
+		s.t.Fatal(f.Message)
+	}
+	s.run(NewBatch(s.config, s.hints), op)
+	s.steps = nil
 }
 
 // lease claims the next messages for a group, as a pop does.
