@@ -1,8 +1,9 @@
 -- watch: a slice of a queue's partitions, in the order of their ids: those in which a
--- group has messages to come, and for how many ms more they are leased. OFFSET 0 keeps
--- the planner from hashing all cursors there are. A group that has read nothing of a
--- partition begins at its subscription; of several the earliest counts here, the claim
--- is exact. The last row (null) tells the last partition looked at, null at the end.
+-- group has messages to come, the longest pending first, and for how many ms more they
+-- are leased. OFFSET 0 keeps the planner from hashing all cursors there are. A group that
+-- has read nothing of a partition begins at its subscription; of several the earliest
+-- counts here, the claim is exact. The last row (partition null) tells the last partition
+-- looked at, if there are more.
 -- $1 text queue, $2 text group, $3 uuid after, $4 int4 partitions
 WITH slice AS MATERIALIZED (
     SELECT l.partition_id, l.last_message_created_at AS at, l.last_message_id AS id
@@ -11,20 +12,32 @@ WITH slice AS MATERIALIZED (
      ORDER BY l.partition_id
      LIMIT $4::int4),
 start AS MATERIALIZED (
-    SELECT CASE WHEN $2::text <> '__QUEUE_MODE__' THEN min(m.subscription_timestamp) END AS at
+    SELECT coalesce(CASE WHEN $2::text <> '__QUEUE_MODE__' THEN min(m.subscription_timestamp) END, '-infinity') AS at
       FROM queen.consumer_groups_metadata m
-     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text)
-SELECT s.partition_id,
-       CASE WHEN c.lease_expires_at > clock_timestamp() THEN (1000 * extract(epoch FROM c.lease_expires_at - clock_timestamp()))::bigint ELSE 0::bigint END,
-       NULL::uuid
-  FROM slice s
-  LEFT JOIN LATERAL (
-    SELECT k.last_consumed_created_at AS at, k.last_consumed_id AS id, k.lease_expires_at
-      FROM queen.partition_consumers k
-     WHERE k.partition_id = s.partition_id AND k.consumer_group = $2::text
-    OFFSET 0) c ON true
- WHERE CASE WHEN c.at IS NULL THEN s.at > '-infinity' AND s.at >= coalesce((SELECT at FROM start), '-infinity')
-            ELSE (s.at, s.id) > (c.at, c.id) END
-UNION ALL
-SELECT NULL, NULL, (SELECT partition_id FROM slice ORDER BY partition_id DESC LIMIT 1)
- WHERE (SELECT count(*) FROM slice) = $4::int4;
+     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text),
+behind AS MATERIALIZED (
+    SELECT s.partition_id, c.lease_expires_at, coalesce(c.at, (SELECT at FROM start)) AS at,
+           coalesce(c.id, '00000000-0000-0000-0000-000000000000') AS id
+      FROM slice s
+      LEFT JOIN LATERAL (
+        SELECT k.last_consumed_created_at AS at, k.last_consumed_id AS id, k.lease_expires_at
+          FROM queen.partition_consumers k
+         WHERE k.partition_id = s.partition_id AND k.consumer_group = $2::text
+        OFFSET 0) c ON true
+     WHERE CASE WHEN c.at IS NULL THEN s.at > '-infinity' AND s.at >= (SELECT at FROM start)
+                ELSE (s.at, s.id) > (c.at, c.id) END)
+SELECT partition_id, leased, last
+  FROM (SELECT b.partition_id,
+               CASE WHEN b.lease_expires_at > clock_timestamp() THEN (1000 * extract(epoch FROM b.lease_expires_at - clock_timestamp()))::bigint ELSE 0::bigint END AS leased,
+               NULL::uuid AS last, greatest(f.created_at, b.lease_expires_at) AS since
+          FROM behind b
+         CROSS JOIN LATERAL (
+               SELECT m.created_at
+                 FROM queen.messages m
+                WHERE m.partition_id = b.partition_id AND (m.created_at, m.id) > (b.at, b.id)
+                ORDER BY m.created_at, m.id
+                LIMIT 1) f
+        UNION ALL
+        SELECT NULL, NULL, (SELECT partition_id FROM slice ORDER BY partition_id DESC LIMIT 1), 'infinity'
+         WHERE (SELECT count(*) FROM slice) = $4::int4) r
+ ORDER BY since;
