@@ -30,6 +30,7 @@ type PopBatch struct {
 	pops []popState // one for each entry
 	kind popStep    // of the step that Step returned last
 	last int        // the entries below are in it, if they are not decided
+	work int        // see Rows
 
 	tries   []popTry
 	absent  []popLease // cursors to make before the next claim
@@ -38,6 +39,7 @@ type PopBatch struct {
 	settled map[string]struct{} // beginnings that are written down, by their keys
 	opened  int64               // cursors made since the last analyze
 	next    int64               // and at so many it is time for another one
+	bytes   int                 // of one pop's messages at most, at the moment
 	lost    bool                // the last step found its statements lost
 	alone   bool                // one pop at a time: PostgreSQL does not like something about them
 
@@ -119,8 +121,11 @@ const (
 	PopPartitionsMax = 1000
 
 	// PopAnswerBytesMax bounds the messages of one pop in bytes; beyond it they are left
-	// for the next one. One message is always delivered.
+	// for the next one. One message is always delivered. When the server's statement
+	// time-out has cut a claim the bound is an eighth of what it was, not less than
+	// popAnswerBytesMin, and doubles with each claim that succeeds.
 	PopAnswerBytesMax = 64 << 20
+	popAnswerBytesMin = 1 << 20
 
 	// PopFrameBytesMax is what a store must accept as one row: the largest message that a
 	// push can store, encrypted, with what belongs to it.
@@ -137,7 +142,7 @@ const (
 
 // NewPopBatch returns an empty batch, to be used again and again. ids are the loop's own.
 func NewPopBatch(c *Config, ids *IDs) *PopBatch {
-	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst}
+	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst, bytes: PopAnswerBytesMax}
 }
 
 // PreparedPop are the statements of a PopBatch that are worth preparing on a connection.
@@ -149,7 +154,7 @@ func (b *PopBatch) Reset() {
 	clear(b.tries)
 	clear(b.pops)
 	b.pops, b.tries, b.absent, b.undo, b.subs = b.pops[:0], b.tries[:0], nil, nil, b.subs[:0]
-	b.kind, b.lost, b.alone = noPop, false, false
+	b.kind, b.work, b.lost, b.alone = noPop, 0, false, false
 	for i := range b.buf {
 		if cap(b.buf[i]) > bytesKeptMax {
 			b.buf[i] = nil
@@ -172,7 +177,14 @@ func (b *PopBatch) Add(op *Op) {
 	var s popState
 	AppendLeaseID(s.lease[:0], b.ids.Next(), op.Pop.partitions() == 1, UUID{})
 	b.pops = append(b.pops, s)
+	b.work += max(op.Pop.want()/popsPerRow, 1)
 }
+
+// popsPerRow is how many messages that are read cost about as much as one that is pushed.
+const popsPerRow = 10
+
+// Rows is how much work the batch is, as bounds on pushes count it.
+func (b *PopBatch) Rows() int { return b.work }
 
 // Step returns the statements to send now, under one Sync; nil: every op is decided.
 func (b *PopBatch) Step(time.Duration) []Statement {
@@ -371,8 +383,11 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 	}
 	class := Classify(err.Code)
 	v := Verdict{Class: class}
-	if kind == claimPop && class == ClassUnknown {
-		b.maybeClaimed()
+	if kind == claimPop {
+		b.forget()
+		if class == ClassUnknown {
+			b.maybeClaimed()
+		}
 	}
 	switch class {
 	case ClassLost:
@@ -390,6 +405,9 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		if kind != claimPop {
 			break
 		}
+		if err.Code == "57014" {
+			b.bytes = max(b.bytes/8, popAnswerBytesMin)
+		}
 		if v.After = b.retry(0, b.last, now, "PostgreSQL could not look for messages", err); v.After > 0 {
 			v.Action = Wait
 		}
@@ -398,6 +416,15 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		b.undo = b.undo[:0] // the leases end by themselves
 	}
 	return v
+}
+
+// forget: what the rows have said is not so.
+func (b *PopBatch) forget() {
+	for i := range b.entries[:b.last] {
+		if e := &b.entries[i]; !e.decided {
+			e.op.Pop.forget()
+		}
+	}
 }
 
 // refuse: PostgreSQL does not like a value that was sent, or finds data of its own that it
@@ -420,6 +447,7 @@ func (b *PopBatch) refuse(err *SQLError) {
 // Unknown says that the step was sent, at least in part, and its answer will never come.
 func (b *PopBatch) Unknown() {
 	if b.kind == claimPop {
+		b.forget()
 		b.maybeClaimed()
 	}
 	b.kind = noPop
@@ -435,7 +463,6 @@ func (b *PopBatch) maybeClaimed() {
 		}
 		e.maybe = true
 		if e.op.Pop.AutoAck {
-			e.op.Pop.forget()
 			b.decide(i, Fault{Unavailable, "the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"})
 		}
 	}
@@ -471,6 +498,7 @@ func (b *PopBatch) Fail(f Fault) {
 // committed: what the rows have said is true.
 func (b *PopBatch) committed() {
 	b.opened += b.made
+	b.bytes = min(2*b.bytes, PopAnswerBytesMax)
 	b.absent = b.absent[:0]
 	for i := range b.subs {
 		b.written(&b.subs[i])

@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -327,4 +329,531 @@ func TestAPartitionIsPoppedInOrderUnderOneLeaseAtATime(t *testing.T) {
 	p.expectPop(of("q", "p", as("other"), batchOf(9)), "p1 p2 p3 p4 p5 claimed")
 	p.expectPop(of("q", "nothing"), "missing")
 	p.expectPop(of("nothing", "p"), "missing")
+}
+
+func TestAPopTakesFromSeveralPartitionsUpToItsBatch(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "a", 1, 3)
+	p.push("q", "b", 1, 1)
+	p.push("q", "c", 1, 3)
+	p.push("q", "d", 1, 1)
+	op := p.expectPop(p.any("q", "a b c d", batchOf(6), partitionsOf(4)), "a1 a2 a3 b1 c1 c2 claimed claimed claimed+ untried")
+	if op.Pop.Claimed != 3 || string(op.Pop.FirstName) != "a" || op.Pop.LeaseID[leaseVariantAt] != leaseSeveral {
+		t.Errorf("%+v", op.Pop)
+	}
+	p.ack(op)
+	p.expectPop(p.any("q", "a b c d", batchOf(9), partitionsOf(1)), "c3 drained drained claimed untried")
+	p.expectPop(p.any("q", "a b c d", batchOf(9), partitionsOf(2)), "d1 drained drained leased claimed")
+	if op := p.any("q", "a b"); true {
+		op.Pop.Tries = append(op.Pop.Tries, Try{Queue: "q", Partition: UUID{1}})
+		p.expectPop(op, "drained drained gone")
+	}
+}
+
+func TestALeaseSaysWhereItsPartitionIs(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "a", 1, 3)
+	op := p.expectPop(of("q", "a"), "a1 claimed+")
+	id := p.id("q", "a")
+	from, to, ok := LeaseIDPartition(op.Pop.LeaseID)
+	if !ok || bytes.Compare(from[:], id[:]) > 0 || bytes.Compare(to[:], id[:]) < 0 {
+		t.Errorf("%s: %v to %v, %v; the partition is %v", op.Pop.LeaseID, from, to, ok, id)
+	}
+	expect(t, p.db, `SELECT worker_id, batch_size, acked_count, lease_end_seq, round(extract(epoch FROM lease_expires_at - lease_acquired_at)), last_consumed_created_at IS NULL FROM queen.partition_consumers`,
+		string(op.Pop.LeaseID)+"|1|0|1|300|t")
+	expect(t, p.db, `SELECT m.transaction_id FROM queen.partition_consumers c JOIN queen.messages m ON (m.partition_id, m.created_at, m.id) = (c.partition_id, c.lease_end_created_at, c.lease_end_id)`, "1")
+	if in := op.Pop.Tries[0].In; in != 300*time.Second {
+		t.Error(in)
+	}
+	p.configure("q", "lease_time = 0")
+	p.expire()
+	if op = p.expectPop(of("q", "a"), "a1 claimed+"); op.Pop.Tries[0].In != time.Minute {
+		t.Error(op.Pop.Tries[0].In)
+	}
+	op = p.expectPop(of("q", "a"), "leased held")
+	if in := op.Pop.Tries[0].In; in <= 0 || in > time.Minute {
+		t.Error(in)
+	}
+	for _, text := range []string{"", "x", string(AppendLeaseID(nil, UUID{}, false, id)), "019ac000-0000-7000-a000-0000zz000000"} {
+		if _, _, ok := LeaseIDPartition([]byte(text)); ok {
+			t.Errorf("%q says where", text)
+		}
+	}
+}
+
+func TestAutoAckMovesTheCursorAtOnce(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 5)
+	op := p.expectPop(of("q", "p", autoAck, batchOf(2)), "p1 p2 claimed+")
+	if len(op.Pop.LeaseID) != 0 || !strings.Contains(string(op.Pop.Messages), `"leaseId":"",`) {
+		t.Errorf("%s", AppendPopAnswer(nil, op))
+	}
+	expect(t, p.db, `SELECT worker_id, lease_expires_at, lease_end_id, last_seq, total_messages_consumed, total_batches_consumed, batch_size, last_consumed_at IS NULL FROM queen.partition_consumers`, "NULL|NULL|NULL|2|2|1|0|f")
+	expect(t, p.db, `SELECT m.transaction_id FROM queen.partition_consumers c JOIN queen.messages m ON (m.partition_id, m.created_at, m.id) = (c.partition_id, c.last_consumed_created_at, c.last_consumed_id)`, "2")
+	p.expectPop(p.any("q", "p", autoAck, batchOf(3)), "p3 p4 p5 claimed")
+	p.expectPop(p.any("q", "p", autoAck), "drained")
+	p.expectPop(of("q", "p", autoAck), "drained")
+}
+
+func TestPopsOfABatchAreOneStatement(t *testing.T) {
+	p := fresh(t)
+	var ops []*Op
+	for i := range 20 {
+		name := fmt.Sprintf("p%d", i)
+		p.push("q", name, 10*i, 3)
+		if i%2 == 0 {
+			ops = append(ops, of("q", name, batchOf(2)))
+		} else {
+			ops = append(ops, p.any("q", name, batchOf(2)))
+		}
+	}
+	p.run(ops...)
+	if want := []string{"plan claim", "open plan claim"}; !slices.Equal(p.steps, want) {
+		t.Errorf("%q", p.steps)
+	}
+	for i, op := range ops {
+		if want := fmt.Sprintf("p%d%d p%d%d claimed+", i, 10*i, i, 10*i+1); got(op) != want {
+			t.Errorf("%q, want %q", got(op), want)
+		}
+		if i > 0 && bytes.Equal(op.Pop.LeaseID[:36], ops[i-1].Pop.LeaseID[:36]) {
+			t.Error("two have one lease")
+		}
+	}
+}
+
+// The second waits for the first: with a lease it is held, with autoAck it gets the rest.
+func TestTwoPopsOfABatchForOneCursor(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 5)
+	f := func(change func(*PopRequest), want ...string) {
+		t.Helper()
+		query(t, p.db, `DELETE FROM queen.partition_consumers`)
+		ops := []*Op{of("q", "p", batchOf(2), change), p.any("q", "p", batchOf(2), change), of("q", "p", batchOf(2), change), of("q", "p", as("other"), change)}
+		p.run(ops...)
+		for i, op := range ops {
+			if got(op) != want[i] {
+				t.Errorf("pop %d: %q, want %q", i, got(op), want[i])
+			}
+		}
+	}
+	f(func(*PopRequest) {}, "p1 p2 claimed+", "leased", "leased held", "p1 claimed+")
+	f(autoAck, "p1 p2 claimed+", "p3 p4 claimed+", "p5 claimed", "p1 claimed+")
+}
+
+func TestAGroupBeginsWhereItWantsTo(t *testing.T) {
+	p := fresh(t)
+	meta := func(want ...string) {
+		t.Helper()
+		expect(t, p.db, `SELECT consumer_group, queue_name, partition_name, namespace, task, subscription_mode FROM queen.consumer_groups_metadata ORDER BY created_at, consumer_group`, want...)
+		query(t, p.db, `DELETE FROM queen.consumer_groups_metadata`)
+	}
+	p.push("q", "a", 1, 2)
+	p.expectPop(p.any("q", "a", as("all"), batchOf(9)), "a1 a2 claimed")
+	meta()
+	p.expectPop(p.any("q", "a", as("new"), subscribeNew, batchOf(9)), "drained")
+	expect(t, p.db, `SELECT last_seq, m.transaction_id FROM queen.partition_consumers c JOIN queen.messages m ON m.id = c.last_consumed_id WHERE consumer_group = 'new'`, "2|2")
+	p.push("q", "a", 3, 1)
+	p.push("q", "b", 1, 1)
+	p.expectPop(p.any("q", "a", as("new"), subscribeNew, batchOf(9)), "a3 claimed")
+	p.expectPop(p.any("q", "a b", as("new"), subscribeNew, batchOf(9), partitionsOf(2)), "b1 leased claimed")
+	meta("new|q||||new")
+	// Who wants nothing in particular begins where the group was told to.
+	p.expectPop(of("q", "a", as("one"), subscribeNew), "drained")
+	p.push("q", "a", 4, 1)
+	query(t, p.db, `DELETE FROM queen.partition_consumers WHERE consumer_group = 'one'`)
+	p.expectPop(p.any("q", "a", as("one"), batchOf(9)), "a4 claimed")
+	p.expectPop(p.any("q", "b", as("one"), batchOf(9)), "b1 claimed")
+	meta("one|q|a|||new")
+	// A beginning that somebody deletes is written down again, by whoever wants one.
+	query(t, p.db, `DELETE FROM queen.partition_consumers`)
+	p.expectPop(of("q", "a", as("one"), subscribeNew, batchOf(9)), "drained")
+	meta("one|q|a|||new")
+	// A time.
+	at := query(t, p.db, `SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM queen.messages WHERE transaction_id = '3'`)
+	var micros int64
+	fmt.Sscan(at[0], &micros)
+	p.expectPop(p.any("q", "a", as("at"), subscribeAt(time.UnixMicro(micros)), batchOf(9)), "a3 a4 claimed")
+	meta("at|q||||timestamp")
+	// The queue's own consumers begin at the beginning.
+	p.expectPop(p.any("q", "a", subscribeNew, batchOf(9)), "a1 a2 a3 a4 claimed")
+	meta()
+}
+
+func TestAGroupsBeginningIsWrittenBeforeThereIsAnything(t *testing.T) {
+	p := fresh(t)
+	p.expectPop(p.any("q", "", as("g"), subscribeNew), "")
+	p.push("q", "a", 1, 2)
+	p.expectPop(p.any("q", "a", as("g"), subscribeNew, batchOf(9)), "a1 a2 claimed")
+	many := func(change ...func(*PopRequest)) *Op {
+		op := p.any("q", "a", change...)
+		op.Pop.Scope, op.Pop.Queue = ManyQueues, nil
+		return op
+	}
+	ns := func(r *PopRequest) { r.Task = []byte("jobs") }
+	none := func(r *PopRequest) { r.Tries = nil }
+	p.expectPop(many(as("h"), subscribeNew, ns, none), "")
+	p.push("x.jobs", "a", 1, 1)
+	query(t, p.db, `UPDATE queen.queues SET task = 'jobs' WHERE name = 'q'`)
+	p.expectPop(many(as("h"), subscribeNew, ns), "drained")
+	if op := many(as("h"), ns); true {
+		op.Pop.Tries[0] = Try{Queue: "x.jobs", Partition: p.id("x.jobs", "a")}
+		p.expectPop(op, "a1 claimed")
+	}
+	p.expectPop(many(as("i"), subscribeNew), "drained")
+	expect(t, p.db, `SELECT consumer_group, queue_name, namespace, task FROM queen.consumer_groups_metadata ORDER BY 1`, "g|q||", "h|||jobs", "i|q||")
+}
+
+func TestWhatIsNotDueIsNotDelivered(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 2)
+	query(t, p.db, `UPDATE queen.messages SET created_at = clock_timestamp() - interval '1 hour' WHERE transaction_id = '1'`)
+	p.configure("q", "delayed_processing = 1800")
+	op := p.expectPop(of("q", "p", batchOf(9)), "p1 claimed+")
+	p.ack(op)
+	op = p.expectPop(p.any("q", "p", batchOf(9)), "undue")
+	if in := op.Pop.Tries[0].In; in <= 0 || in > 30*time.Minute {
+		t.Error(in)
+	}
+	// A partition that is not due is passed over.
+	p.push("q", "old", 1, 1)
+	query(t, p.db, `UPDATE queen.messages SET created_at = clock_timestamp() - interval '1 hour' WHERE partition_id = (SELECT id FROM queen.partitions WHERE name = 'old')`)
+	p.expectPop(p.any("q", "p old"), "old1 undue claimed")
+	p.configure("q", "delayed_processing = 0")
+	p.expectPop(of("q", "p"), "p2 claimed")
+}
+
+func TestAWindowHoldsAllMessagesBack(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 3)
+	p.configure("q", "window_buffer = 1800")
+	op := p.expectPop(of("q", "p", batchOf(9)), "undue window")
+	if in := op.Pop.Tries[0].In; in <= 0 || in > 30*time.Minute {
+		t.Error(in)
+	}
+	if text := string(AppendPopAnswer(nil, op)); !strings.HasPrefix(text, `{"consumerGroup":"__QUEUE_MODE__","leaseId":"","messages":[],"partition":"p","partitionId":"`) || !strings.HasSuffix(text, `,"queue":"q","success":true,"windowBufferActive":true}`) {
+		t.Error(text)
+	}
+	p.expectPop(p.any("q", "p"), "undue")
+	query(t, p.db, `UPDATE queen.messages SET created_at = created_at - interval '31 minutes'`)
+	p.ack(p.expectPop(of("q", "p", batchOf(9)), "p1 p2 p3 claimed"))
+	p.expectPop(of("q", "p"), "drained")
+}
+
+func TestMessagesThatHaveWaitedTooLongAreHidden(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 3)
+	query(t, p.db, `UPDATE queen.messages SET created_at = created_at - interval '1 hour' WHERE transaction_id < '3'`)
+	p.configure("q", "max_wait_time_seconds = 1800")
+	p.ack(p.expectPop(of("q", "p", batchOf(9)), "p3 claimed"))
+	p.expectPop(of("q", "p"), "drained")
+	p.push("q", "p", 4, 1)
+	p.expectPop(of("q", "p"), "p4 claimed")
+	query(t, p.db, `UPDATE queen.messages SET created_at = created_at - interval '1 hour'`)
+	p.expectPop(of("q", "p", as("g")), "drained")
+}
+
+func TestNothingButMessagesIsNeededToFindThem(t *testing.T) {
+	p := fresh(t)
+	query(t, p.db, `INSERT INTO queen.queues (name) VALUES ('')`)
+	query(t, p.db, `INSERT INTO queen.partitions (queue_id, name) SELECT id, '' FROM queen.queues`)
+	query(t, p.db, `INSERT INTO queen.messages (transaction_id, partition_id, payload) SELECT 't', id, '{ "by" : "hand" }' FROM queen.partitions`)
+	p.ack(p.expectPop(of("", ""), `{ "by" : "hand" } claimed`))
+	expect(t, p.db, `SELECT last_seq, last_consumed_created_at IS NULL FROM queen.partition_consumers`, "0|f")
+	p.expectPop(of("", ""), "drained")
+}
+
+func TestWhatWasDeletedBehindTheCursorIsNotPending(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 5)
+	p.ack(p.expectPop(of("q", "p", batchOf(2)), "p1 p2 claimed+"))
+	query(t, p.db, `DELETE FROM queen.messages WHERE transaction_id > '2'`)
+	p.expectPop(of("q", "p"), "drained")
+	expect(t, p.db, `SELECT c.last_seq, h.seq FROM queen.partition_consumers c JOIN queen.partition_lookup h USING (partition_id)`, "5|5")
+	p.push("q", "p", 6, 1)
+	p.expectPop(of("q", "p"), "p6 claimed")
+}
+
+func TestAQueueThatIsDeletedIsGone(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 5)
+	first := p.any("q", "p")
+	second := p.any("q", "p")
+	p.expectPop(first, "p1 claimed+")
+	query(t, p.db, `DELETE FROM queen.queues`)
+	p.expectPop(second, "gone")
+	p.expectPop(of("q", "p"), "missing")
+	p.push("q", "p", 7, 1)
+	p.expectPop(of("q", "p"), "p7 claimed")
+	// It is deleted between the two steps of a first claim.
+	p.push("q", "other", 1, 1)
+	p.before = func(step []Statement) outcome {
+		if step[0].Name == "pop_open" {
+			query(t, p.db, `DELETE FROM queen.queues`)
+		}
+		return deliver
+	}
+	p.expectPop(of("q", "other"), "missing")
+}
+
+func TestAClaimWhoseAnswerIsLostIsMadeAgain(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "a", 1, 2)
+	p.push("q", "b", 1, 2)
+	f := func(o outcome, want string, change ...func(*PopRequest)) {
+		t.Helper()
+		query(t, p.db, `DELETE FROM queen.partition_consumers`)
+		p.run(of("q", "a", as("else"))) // the connection is in use
+		losses := 0
+		p.before = func([]Statement) outcome {
+			if losses++; losses > 4 {
+				return deliver
+			}
+			return o
+		}
+		op := p.any("q", "a b", append(change, batchOf(9), partitionsOf(2))...)
+		p.expectPop(op, want)
+		if !op.Pop.AutoAck {
+			p.ack(op)
+		}
+		p.before = nil
+	}
+	f(loseBefore, "a1 a2 b1 b2 claimed claimed")
+	f(loseAfter, "a1 a2 b1 b2 claimed claimed")
+	lost := "fault: the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"
+	f(loseBefore, lost, autoAck)
+	f(loseAfter, lost, autoAck)
+}
+
+func TestALeaseOfAPopWhoseTimeIsOverIsGivenBack(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 2)
+	late := of("q", "p")
+	late.Deadline = now() + time.Hour
+	p.sent = func() {
+		if p.batch.tries[0].outcome == popClaimed {
+			if ops := p.batch.Expire(late.Deadline); len(ops) != 1 || ops[0] != late || late.Fault.Code != Unavailable || late.Pop.Count != 0 {
+				t.Errorf("%d, %+v", len(ops), late)
+			}
+			late.Pop.Group = nil // it is somebody else's now
+			p.sent = nil
+		}
+	}
+	p.run(late)
+	if last := p.steps[len(p.steps)-1]; last != "undo" {
+		t.Errorf("%q", p.steps)
+	}
+	p.expectPop(of("q", "p"), "p1 claimed+")
+}
+
+func TestACursorThatIsLockedIsNotWaitedFor(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 2)
+	p.push("q", "free", 1, 1)
+	query(t, p.db, `INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT id, '__QUEUE_MODE__' FROM queen.partitions WHERE name = 'p'`)
+	query(t, p.db, `BEGIN`)
+	query(t, p.db, `SELECT 1 FROM queen.partition_consumers FOR NO KEY UPDATE`)
+	ops := []*Op{of("q", "p"), {Verb: Pop}, {Verb: Pop}}
+	wait := func(r *PopRequest) { r.Wait = true }
+	// The side connection has the lock, so the ids are asked for by it.
+	*ops[1], *ops[2] = *p.any("q", "p", wait), *p.any("q", "p free", partitionsOf(2))
+	for i, want := range []string{"busy held", "busy", "free1 busy claimed"} {
+		p.expectPop(ops[i], want)
+	}
+	query(t, p.db, `ROLLBACK`)
+	p.expectPop(of("q", "p"), "p1 claimed+")
+}
+
+func TestAnAnswerIsBoundedInBytes(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 5)
+	query(t, p.db, `UPDATE queen.messages SET payload = to_json(repeat('x', 300 << 10)) WHERE transaction_id < '4'`)
+	query(t, p.db, `UPDATE queen.messages SET payload = to_json(repeat('x', 900 << 10)) WHERE transaction_id = '4'`)
+	p.expectPop(of("q", "p", batchOf(0)), "untried")
+	f := func(change func(*PopRequest), counts ...int) {
+		t.Helper()
+		for i, n := range counts {
+			op := of("q", "p", batchOf(9), change)
+			p.batch.bytes = 700 << 10
+			p.run(op)
+			if more := i < len(counts)-1; op.Pop.Count != n || op.Pop.Tries[0].More != more {
+				t.Errorf("pop %d: %d messages, %d bytes, more: %v", i, op.Pop.Count, len(op.Pop.Messages), op.Pop.Tries[0].More)
+			}
+			if !op.Pop.AutoAck {
+				p.ack(op)
+			}
+		}
+		query(t, p.db, `UPDATE queen.partition_consumers SET last_consumed_created_at = NULL, last_consumed_id = '00000000-0000-0000-0000-000000000000', last_seq = 0`)
+	}
+	f(autoAck, 2, 1, 1, 1)
+	f(func(*PopRequest) {}, 2, 1, 1, 1)
+	// What cannot be compressed is not read at all when it is too much.
+	query(t, p.db, `UPDATE queen.messages SET payload = to_json((SELECT string_agg(md5(i::text), '') FROM generate_series(1, 20000) i))`)
+	f(autoAck, 1, 1, 1, 1, 1)
+}
+
+func TestAClaimThatTheTimeoutCutAsksForLess(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 1)
+	b := p.batch
+	b.Reset()
+	op := of("q", "p")
+	b.Add(op)
+	for _, want := range []int{PopAnswerBytesMax, PopAnswerBytesMax / 8, popAnswerBytesMin, popAnswerBytesMin} {
+		b.Step(now())
+		if b.bytes != want {
+			t.Errorf("%d bytes, want %d", b.bytes, want)
+		}
+		b.StepDone(&SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}, now())
+	}
+	if b.Step(now()) != nil || op.Fault.Code != Unavailable {
+		t.Errorf("%+v", op.Fault)
+	}
+	p.expectPop(of("q", "p"), "p1 claimed")
+	if b.bytes != 4*popAnswerBytesMin {
+		t.Error(b.bytes)
+	}
+}
+
+// Plans are made for tables of any size and kept: whatever they are made for, they go by
+// keys.
+func TestAClaimIsPlannedByKeysAlone(t *testing.T) {
+	for name, db := range map[string]string{"fresh": database(t), "taken over": takenOver(t)} {
+		for _, state := range []string{"as it is", "analyzed", "empty"} {
+			switch state {
+			case "analyzed":
+				query(t, db, `VACUUM ANALYZE`)
+			case "empty":
+				query(t, db, `DELETE FROM queen.messages`)
+				query(t, db, `DELETE FROM queen.queues`)
+				query(t, db, `VACUUM ANALYZE`)
+			}
+			query(t, db, `BEGIN`)
+			query(t, db, schema.Statement("pop_plan"))
+			query(t, db, `PREPARE c (int[], uuid[], text[], text[], text[], int[], int[], bool[], text[], bool[], bigint) AS `+schema.Statement("pop_claim"))
+			plan := query(t, db, `EXPLAIN (COSTS off) EXECUTE c ('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1)`)
+			query(t, db, `DEALLOCATE c`)
+			query(t, db, `ROLLBACK`)
+			scans := 0
+			for i, line := range plan {
+				if strings.Contains(line, "Seq Scan") || strings.Contains(line, "Join Filter") || strings.Contains(line, "Hash Join") || strings.Contains(line, "Merge") || strings.Contains(line, "Bitmap") {
+					t.Errorf("%s, %s: %s", name, state, line)
+				}
+				if strings.Contains(line, "Index Scan") || strings.Contains(line, "Index Only Scan") {
+					if scans++; !strings.Contains(plan[i+1], "Index Cond") {
+						t.Errorf("%s, %s: %s, %s", name, state, line, plan[i+1])
+					}
+				}
+			}
+			if scans < 10 {
+				t.Errorf("%q", plan)
+			}
+		}
+	}
+}
+
+// Whatever many do at once: with autoAck each message is delivered once, and what a lease
+// holds is nobody else's.
+func TestManyPopAtOnce(t *testing.T) {
+	p := fresh(t)
+	const partitions, messages, workers = 5, 60, 4
+	var names []string
+	for i := range partitions {
+		names = append(names, fmt.Sprintf("p%d.", i))
+		p.push("q", names[i], 100, messages)
+	}
+	all := strings.Join(names, " ")
+	for _, auto := range []bool{true, false} {
+		var mu sync.Mutex
+		seen := map[string]int{}
+		left := partitions * messages
+		var group sync.WaitGroup
+		for range workers {
+			w := p.another()
+			group.Go(func() {
+				for start := time.Now(); time.Since(start) < hang; {
+					mu.Lock()
+					over := left == 0
+					mu.Unlock()
+					if over {
+						return
+					}
+					change := func(r *PopRequest) { r.AutoAck, r.Group = auto, fmt.Appendf(nil, "auto %v", auto) }
+					ops := []*Op{w.any("q", all, batchOf(7), partitionsOf(3), change), of("q", names[rand.IntN(partitions)], batchOf(2), change)}
+					w.run(ops...)
+					for _, op := range ops {
+						if op.Fault.Code != OK {
+							t.Error(got(op))
+						}
+						words := strings.Fields(got(op))[:op.Pop.Count]
+						mu.Lock()
+						for _, word := range words {
+							seen[word]++
+						}
+						left -= len(words)
+						mu.Unlock()
+						if op.Pop.Claimed > 0 && !auto {
+							w.ack(op)
+						}
+					}
+				}
+			})
+		}
+		group.Wait()
+		if len(seen) != partitions*messages || left != 0 {
+			t.Errorf("%d messages were delivered, %d are left", len(seen), left)
+		}
+		for word, n := range seen {
+			if n != 1 {
+				t.Errorf("%s was delivered %d times", word, n)
+			}
+		}
+	}
+}
+
+func TestPayloadsAreOpenedWhenTheyArePopped(t *testing.T) {
+	p := fresh(t)
+	sealer, err := NewSealer(strings.Repeat("0f", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.config.Sealer, p.pushes.config.Sealer = sealer, sealer
+	p.push("q", "p", 1, 1)
+	p.configure("q", "encryption_enabled = true")
+	p.pushes.hints = NewHints(0, 0)
+	p.push("q", "p", 2, 2)
+	expect(t, p.db, `SELECT count(*) FROM queen.messages WHERE payload::text LIKE '%authTag%'`, "2")
+	p.expectPop(of("q", "p", batchOf(9)), "p1 p2 p3 claimed")
+	p.config.Sealer = nil
+	op := of("q", "p", batchOf(9), as("g"))
+	if p.run(op); strings.Count(string(op.Pop.Messages), "authTag") != 2 {
+		t.Errorf("%s", op.Pop.Messages)
+	}
+}
+
+func TestADatabaseThatQueenLaidOutIsPopped(t *testing.T) {
+	p := newPopper(t, takenOver(t))
+	p.pushes.config = &Config{PayloadJSONB: true}
+	rows := query(t, p.db, `SELECT q.name, p.name, c.consumer_group, (SELECT count(*) FROM queen.messages m WHERE m.partition_id = p.id
+			AND (c.last_consumed_created_at IS NULL OR (m.created_at, m.id) > (c.last_consumed_created_at, c.last_consumed_id)))
+		FROM queen.partition_consumers c JOIN queen.partitions p ON p.id = c.partition_id JOIN queen.queues q ON q.id = p.queue_id
+		WHERE NOT EXISTS (SELECT FROM queen.consumer_groups_metadata g WHERE g.consumer_group = c.consumer_group) ORDER BY 1, 2, 3`)
+	query(t, p.db, `UPDATE queen.queues SET delayed_processing = 0, window_buffer = 0, max_wait_time_seconds = 0`)
+	query(t, p.db, `UPDATE queen.partition_consumers SET lease_expires_at = NULL, worker_id = NULL`)
+	for _, row := range rows {
+		part := strings.Split(row, "|")
+		op := of(part[0], part[1], as(part[2]), batchOf(10_000))
+		p.run(op)
+		if fmt.Sprint(op.Pop.Count) != part[3] {
+			t.Errorf("%s: %d", row, op.Pop.Count)
+		}
+		if op.Pop.Claimed > 0 {
+			p.ack(op)
+		}
+	}
+	if len(rows) < 5 {
+		t.Error(rows)
+	}
+	p.push("new", "p", 1, 3)
+	p.expectPop(of("new", "p", batchOf(9)), "p1 p2 p3 claimed")
+	p.expectPop(p.any("new", "p", batchOf(9), autoAck, as("g")), "p1 p2 p3 claimed")
 }

@@ -231,7 +231,7 @@ func (b *PopBatch) appendClaim() {
 		p[claimLease] = element(p[claimLease], b.pops[t.entry].lease[:])
 		p[claimElsewhere] = boolElement(p[claimElsewhere], r.elsewhere())
 	}
-	p[claimBytes] = binary.BigEndian.AppendUint64(p[claimBytes][:0], PopAnswerBytesMax)
+	p[claimBytes] = binary.BigEndian.AppendUint64(p[claimBytes][:0], uint64(b.bytes))
 	b.statement("pop_claim", false, claimRequest, claimPartition, claimQueue, claimName, claimGroup,
 		claimWant, claimPartitions, claimAuto, claimLease, claimElsewhere, claimBytes)
 }

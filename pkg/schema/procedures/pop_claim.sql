@@ -14,9 +14,9 @@
 -- wait: microseconds, with 1 until the lease ends, with 3, 4 and 9 until it is worth while to look again.
 --
 -- Only partition_consumers is locked, and rows that others hold are left out, so that
--- nobody waits for anybody, in whatever order. The lock is in the same statement as the
--- update: so the row is found by its key again, not by its place, which the lock may
--- have seen change. Messages are found by their order alone; nothing else has to know
+-- nobody waits for anybody, in whatever order. What is locked is there, so that the
+-- INSERTs find it and update it: by its key, for which they ask no planner, and in the
+-- version that was locked, which this statement did not see when it began. Messages are found by their order alone; nothing else has to know
 -- of them. (SELECT $1) keeps the planner from looking into the arrays; OFFSET 0 has it
 -- look up each row by its key.
 --
@@ -25,10 +25,11 @@
 -- nothing is behind. The number of a drained cursor becomes the head's: what is
 -- missing was deleted.
 --
--- It comes after pop_plan, and joins nothing that a nested loop with a key would not do.
+-- It comes after pop_plan, and joins nothing that a nested loop with a key does not do.
 --
 -- Bytes: a payload that is long is measured by what it takes in the table, times four,
--- before it is read at all; then by itself.
+-- before it is read at all; then by itself. It is made text when all is in order, so
+-- that what is sorted is where it is and not what it says.
 --
 -- per try: $1 int4[] request, $2 uuid[] partition, or null and by name: $3 text[] queue, $4 text[] partition,
 -- $5 text[] group, $6 int4[] want, $7 int4[] partitions, $8 bool[] auto, $9 text[] lease,
@@ -129,28 +130,31 @@ ends AS MATERIALIZED (
       FROM taken
      ORDER BY o, place DESC),
 claimed AS (
-    UPDATE queen.partition_consumers q
-       SET worker_id = CASE WHEN e.auto THEN NULL ELSE e.lease_id END,
-           lease_expires_at = CASE WHEN e.auto THEN NULL ELSE (SELECT ts FROM clock) + e.lease_time END,
-           lease_acquired_at = CASE WHEN e.auto THEN NULL ELSE (SELECT ts FROM clock) END,
-           lease_end_created_at = CASE WHEN e.auto THEN NULL ELSE e.created_at END,
-           lease_end_id = CASE WHEN e.auto THEN NULL ELSE e.id END,
-           lease_end_seq = CASE WHEN e.auto THEN NULL ELSE e.seq END,
-           batch_size = CASE WHEN e.auto THEN 0 ELSE e.n END,
-           acked_count = 0,
-           batch_retry_count = CASE WHEN e.auto THEN 0 ELSE q.batch_retry_count END,
-           last_consumed_id = CASE WHEN e.auto THEN e.id ELSE q.last_consumed_id END,
-           last_consumed_created_at = CASE WHEN e.auto THEN e.created_at ELSE q.last_consumed_created_at END,
-           last_seq = CASE WHEN e.auto THEN greatest(q.last_seq, e.seq) ELSE q.last_seq END,
-           last_consumed_at = CASE WHEN e.auto THEN (SELECT ts FROM clock) ELSE q.last_consumed_at END,
-           total_messages_consumed = coalesce(q.total_messages_consumed, 0) + CASE WHEN e.auto THEN e.n ELSE 0 END,
-           total_batches_consumed = coalesce(q.total_batches_consumed, 0) + CASE WHEN e.auto THEN 1 ELSE 0 END
-      FROM ends e
-     WHERE q.partition_id = e.partition_id AND q.consumer_group = e.grp),
-behind AS MATERIALIZED (
-    SELECT j.id AS partition_id, j.grp, j.cursor_at, l.seq AS head_seq, z.*
+    INSERT INTO queen.partition_consumers AS q
+           (partition_id, consumer_group, worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq,
+            batch_size, last_consumed_created_at, last_consumed_id, last_seq, last_consumed_at, total_messages_consumed, total_batches_consumed)
+    SELECT e.partition_id, e.grp, CASE WHEN NOT e.auto THEN e.lease_id END,
+           CASE WHEN NOT e.auto THEN c.ts + e.lease_time END, CASE WHEN NOT e.auto THEN c.ts END,
+           CASE WHEN NOT e.auto THEN e.created_at END, CASE WHEN NOT e.auto THEN e.id END, CASE WHEN NOT e.auto THEN e.seq END,
+           CASE WHEN e.auto THEN 0 ELSE e.n END, e.created_at, e.id, coalesce(e.seq, 0), c.ts, CASE WHEN e.auto THEN e.n END, CASE WHEN e.auto THEN 1 END
+      FROM ends e CROSS JOIN clock c
+        ON CONFLICT (partition_id, consumer_group) DO UPDATE
+       SET worker_id = excluded.worker_id, lease_expires_at = excluded.lease_expires_at, lease_acquired_at = excluded.lease_acquired_at,
+           lease_end_created_at = excluded.lease_end_created_at, lease_end_id = excluded.lease_end_id, lease_end_seq = excluded.lease_end_seq,
+           batch_size = excluded.batch_size, acked_count = 0,
+           batch_retry_count = CASE WHEN excluded.worker_id IS NULL THEN 0 ELSE q.batch_retry_count END,
+           last_consumed_created_at = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_created_at ELSE q.last_consumed_created_at END,
+           last_consumed_id = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_id ELSE q.last_consumed_id END,
+           last_seq = CASE WHEN excluded.worker_id IS NULL THEN greatest(q.last_seq, excluded.last_seq) ELSE q.last_seq END,
+           last_consumed_at = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_at ELSE q.last_consumed_at END,
+           total_messages_consumed = coalesce(q.total_messages_consumed, 0) + coalesce(excluded.total_messages_consumed, 0),
+           total_batches_consumed = coalesce(q.total_batches_consumed, 0) + coalesce(excluded.total_batches_consumed, 0)),
+moved AS (
+    INSERT INTO queen.partition_consumers AS q (partition_id, consumer_group, last_consumed_created_at, last_consumed_id, last_seq)
+    SELECT j.id, j.grp, coalesce(j.cursor_at, z.created_at), CASE WHEN j.cursor_at IS NULL THEN z.id ELSE j.cursor_id END,
+           greatest(j.last_seq, l.seq, z.seq)
       FROM judged j
-      LEFT JOIN queen.partition_lookup l ON l.partition_id = j.id
+      LEFT JOIN LATERAL (SELECT h.seq FROM queen.partition_lookup h WHERE h.partition_id = j.id OFFSET 0) l ON true
       LEFT JOIN LATERAL (
            SELECT m.created_at, m.id, m.seq
              FROM queen.messages m
@@ -158,22 +162,21 @@ behind AS MATERIALIZED (
             ORDER BY m.created_at DESC, m.id DESC
             LIMIT 1) z ON true
      WHERE j.verdict = 2 AND j.max_wait IS NULL
-       AND (j.cursor_at IS NOT NULL AND j.last_seq < l.seq OR z.created_at IS NOT NULL)),
-moved AS (
-    UPDATE queen.partition_consumers q
-       SET last_consumed_created_at = coalesce(q.last_consumed_created_at, b.created_at),
-           last_consumed_id = CASE WHEN q.last_consumed_created_at IS NULL THEN b.id ELSE q.last_consumed_id END,
-           last_seq = greatest(q.last_seq, b.head_seq, b.seq)
-      FROM behind b
-     WHERE q.partition_id = b.partition_id AND q.consumer_group = b.grp),
+       AND (j.cursor_at IS NOT NULL AND j.last_seq < l.seq OR z.created_at IS NOT NULL)
+        ON CONFLICT (partition_id, consumer_group) DO UPDATE
+       SET last_consumed_created_at = excluded.last_consumed_created_at, last_consumed_id = excluded.last_consumed_id, last_seq = excluded.last_seq),
 answer AS (
-    SELECT t.o AS try, -2::bigint AS place,
+    SELECT m.o AS try, m.place, NULL::bigint AS outcome, NULL::bigint AS wait, NULL::boolean AS more, NULL::bigint AS retries,
+           NULL::uuid AS partition_id, NULL AS queue_name, NULL AS partition_name,
+           m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.payload
+      FROM taken m
+    UNION ALL
+    SELECT t.o, -2,
            CASE WHEN t.id IS NULL THEN 6 WHEN t.first <> t.o THEN 8 WHEN t.o IN (SELECT o FROM free) THEN 0
-                WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > (SELECT ts FROM clock) THEN 3 ELSE 5 END::bigint AS outcome,
+                WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > (SELECT ts FROM clock) THEN 3 ELSE 5 END::bigint,
            CASE WHEN t.first <> t.o THEN t.first
-                ELSE (1000000 * extract(epoch FROM k.lease_expires_at - (SELECT ts FROM clock)))::bigint END AS wait,
-           NULL::boolean AS more, NULL::bigint AS retries, t.id AS partition_id, t.queue_name::text, t.partition_name::text,
-           NULL::uuid AS id, NULL::timestamptz AS created_at, NULL::text AS transaction_id, NULL::uuid AS trace_id, NULL::text AS producer_sub, NULL::text AS payload
+                ELSE (1000000 * extract(epoch FROM k.lease_expires_at - (SELECT ts FROM clock)))::bigint END,
+           NULL, NULL, t.id, t.queue_name, t.partition_name, NULL, NULL, NULL, NULL, NULL, NULL
       FROM t
       LEFT JOIN LATERAL (
            SELECT k.partition_id, k.lease_expires_at
@@ -189,10 +192,6 @@ answer AS (
     UNION ALL
     SELECT e.o, 0, 1, (1000000 * extract(epoch FROM e.lease_time))::bigint,
            coalesce(e.followed, false), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-      FROM ends e
-    UNION ALL
-    SELECT m.o, m.place, NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.payload::text
-      FROM taken m)
-SELECT try, place, outcome, wait, more, retries, partition_id, queue_name, partition_name, id, created_at, transaction_id, trace_id, producer_sub, payload
-  FROM answer
- ORDER BY try, place;
+      FROM ends e)
+SELECT try, place, outcome, wait, more, retries, partition_id, queue_name, partition_name, id, created_at, transaction_id, trace_id, producer_sub, payload::text
+  FROM (SELECT * FROM answer ORDER BY try, place OFFSET 0) a;
