@@ -3,6 +3,11 @@
 //
 //	go run . quick       a table in about a minute, and quick.json beside it
 //	go run . profile     CPU and allocation profiles of queend under load
+//	go run . drain       how fast a full queue is emptied
+//	go run . wake        how soon a parked consumer has what is pushed
+//	go run . wide        what many partitions cost a pop
+//	go run . parked      what ten thousand parked pops cost
+//	go run . groups      what ten consumer groups cost
 //
 // It builds everything, starts its own PostgreSQL (durable, on disk, private) and
 // its own servers on 127.0.0.1, and removes all of it at the end. README.md says
@@ -37,6 +42,11 @@ func main() {
 
 const usage = `usage: go run . quick [flags]     measure, print a table, write a JSON file
        go run . profile [flags]   CPU and allocation profiles of queend under load
+       go run . drain [flags]     how fast a full queue is emptied
+       go run . wake [flags]      how soon a parked consumer has what is pushed
+       go run . wide [flags]      what many partitions cost a pop
+       go run . parked [flags]    what ten thousand parked pops cost
+       go run . groups [flags]    what ten consumer groups cost
        go run . COMMAND -help     the flags of a command
 `
 
@@ -50,6 +60,8 @@ func run(ctx context.Context, args []string) error {
 		return quick(ctx, quickFlags(args[1:]))
 	case "profile":
 		return profile(ctx, profileFlags(args[1:]))
+	case "drain":
+		return drain(ctx, drainFlags(args[1:]))
 	}
 	return fmt.Errorf("there is no command %q\n%s", args[0], usage)
 }
@@ -90,3 +102,5 @@ func (c *common) register(f *flag.FlagSet) {
 func say(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
+
+func splitNames(text string) []string { return strings.Split(text, ",") }

@@ -17,9 +17,10 @@ import (
 type Shape struct {
 	Path         string // "/api/v1/push"
 	Queue        string
-	Partitions   int // drawn uniformly, named p0, p1, …
-	Items        int // messages in one request
-	PayloadBytes int // of each message, as JSON text
+	Partitions   int  // drawn uniformly, named p0, p1, …
+	Items        int  // messages in one request
+	Together     bool // all of a request into one partition
+	PayloadBytes int  // of each message, as JSON text
 	Seed         uint64
 }
 
@@ -34,11 +35,15 @@ func (s Shape) Body(r *rand.Rand) []byte {
 	}
 	var b bytes.Buffer
 	b.WriteString(`{"items":[`)
+	partition := r.IntN(s.Partitions)
 	for i := range s.Items {
+		if i > 0 && !s.Together {
+			partition = r.IntN(s.Partitions)
+		}
 		if i > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, `{"queue":%q,"partition":"p%d","payload":{"n":"`, s.Queue, r.IntN(s.Partitions))
+		fmt.Fprintf(&b, `{"queue":%q,"partition":"p%d","payload":{"n":"`, s.Queue, partition)
 		for range s.PayloadBytes - payloadBytesMin {
 			b.WriteByte("0123456789abcdef"[r.IntN(16)])
 		}
@@ -60,8 +65,13 @@ func (s Shape) Requests(host string) [][]byte {
 	all := make([][]byte, requestsPrebuilt)
 	for i := range all {
 		body := s.Body(r)
-		all[i] = fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-			s.Path, host, len(body), body)
+		all[i] = Post(host, s.Path, body)
 	}
 	return all
+}
+
+// Post is a whole request with a body of JSON.
+func Post(host, path string, body []byte) []byte {
+	return fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		path, host, len(body), body)
 }

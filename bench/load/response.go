@@ -89,3 +89,6 @@ func parseID(b []byte) (id ID, ok bool) {
 	_, err := hex.Decode(id[:], digits[:])
 	return id, err == nil
 }
+
+// Queued is how many items an answer calls queued.
+func Queued(body []byte) int { return bytes.Count(body, []byte(`"status":"queued"`)) }

@@ -2,9 +2,11 @@ package proc
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,4 +48,21 @@ func afterName(file []byte, name string) string {
 		}
 	}
 	return ""
+}
+
+// LoadAverage is the number of processes that ran or waited to, over the last minute;
+// 0 when it cannot be read.
+func LoadAverage() (load float64) {
+	text, _ := os.ReadFile("/proc/loadavg")
+	_, _ = fmt.Sscan(string(text), &load)
+	return load
+}
+
+// OwnCPU is the CPU time of this process.
+func OwnCPU() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts); err != nil {
+		panic("BUG: no CPU clock: " + err.Error())
+	}
+	return time.Duration(ts.Nano())
 }

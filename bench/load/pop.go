@@ -1,0 +1,113 @@
+package load
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+)
+
+// Pop is what a consumer asks for.
+type Pop struct {
+	Queue, Group string // no group: the queue's own consumers
+	Batch        int
+	Wait         bool
+	TimeoutMs    int
+	AutoAck      bool
+	Mode         string // subscriptionMode; empty: not sent
+}
+
+// Request is the whole request for a server at host.
+func (p Pop) Request(host string) []byte {
+	q := url.Values{"batch": {fmt.Sprint(p.Batch)}, "wait": {fmt.Sprint(p.Wait)}, "timeout": {fmt.Sprint(p.TimeoutMs)}, "autoAck": {fmt.Sprint(p.AutoAck)}}
+	if p.Group != "" {
+		q.Set("consumerGroup", p.Group)
+	}
+	if p.Mode != "" {
+		q.Set("subscriptionMode", p.Mode)
+	}
+	return fmt.Appendf(nil, "GET /api/v1/pop/queue/%s?%s HTTP/1.1\r\nHost: %s\r\n\r\n", p.Queue, q.Encode(), host)
+}
+
+// Delivery is one message as a pop brought it.
+type Delivery struct{ ID, Partition ID }
+
+// The members of a popped message that are looked for, in the order in which they
+// come: keys are sorted.
+var idMember, partitionMember, transactionMember = []byte(`,"id":"`), []byte(`"partitionId":"`), []byte(`"transactionId":"`)
+
+// eachDelivery calls visit with what follows each message's id, partitionId and
+// transactionId. Payloads must hold none of the three; ours are hexadecimal.
+func eachDelivery(body []byte, visit func(id, partition, transaction []byte)) {
+	for {
+		_, id, ok := bytes.Cut(body, idMember)
+		if !ok {
+			return
+		}
+		_, partition, ok := bytes.Cut(id, partitionMember)
+		if !ok {
+			return
+		}
+		_, transaction, ok := bytes.Cut(partition, transactionMember)
+		if !ok {
+			return
+		}
+		visit(id, partition, transaction)
+		body = transaction
+	}
+}
+
+// AppendDeliveries appends the messages in a pop's answer.
+func AppendDeliveries(all []Delivery, body []byte) []Delivery {
+	eachDelivery(body, func(id, partition, _ []byte) {
+		var d Delivery
+		var ok [2]bool
+		d.ID, ok[0] = parseID(id)
+		d.Partition, ok[1] = parseID(partition)
+		if !ok[0] || !ok[1] {
+			d = Delivery{} // no message's: whoever compares will say so
+		}
+		all = append(all, d)
+	})
+	return all
+}
+
+// AppendAck appends a whole request that acknowledges all messages in a pop's
+// answer, as clients do: each with its lease. n is how many there are.
+func AppendAck(dst []byte, host, group string, body []byte) (request []byte, n int) {
+	var b bytes.Buffer
+	b.WriteString(`{"acknowledgments":[`)
+	lease := []byte(`"leaseId":"`)
+	eachDelivery(body, func(id, partition, transaction []byte) {
+		if n++; n > 1 {
+			b.WriteByte(',')
+		}
+		b.WriteString(`{"transactionId":"`)
+		b.Write(untilQuote(transaction))
+		b.WriteString(`","partitionId":"`)
+		b.Write(untilQuote(partition))
+		b.WriteString(`","status":"completed","error":null`)
+		if _, after, ok := bytes.Cut(id, lease); ok {
+			b.WriteString(`,"leaseId":"`)
+			b.Write(untilQuote(after))
+			b.WriteByte('"')
+		}
+		b.WriteByte('}')
+	})
+	b.WriteByte(']')
+	if group != "" {
+		fmt.Fprintf(&b, `,"consumerGroup":%q`, group)
+	}
+	b.WriteByte('}')
+	return fmt.Appendf(dst, "POST /api/v1/ack/batch HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		host, b.Len(), b.Bytes()), n
+}
+
+// Acked is how many acknowledgments an answer calls successful.
+func Acked(body []byte) int { return bytes.Count(body, []byte(`"success":true`)) }
+
+func untilQuote(b []byte) []byte {
+	if at := bytes.IndexByte(b, '"'); at >= 0 {
+		return b[:at]
+	}
+	return b
+}
