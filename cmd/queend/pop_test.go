@@ -126,10 +126,21 @@ func TestAPopRightAfterAPushSeesIt(t *testing.T) {
 		}
 	}
 	f("own", 1000, func(i int) { a.put(t, fmt.Sprintf(`{"queue":"own","partition":"%d","payload":%d}`, i%7, i)) }, a)
-	f("others", 200, func(i int) { a.put(t, fmt.Sprintf(`{"queue":"others","partition":"%d","payload":%d}`, i%7, i)) }, b)
-	f("sql", 200, func(i int) {
+	f("others", 100, func(i int) { a.put(t, fmt.Sprintf(`{"queue":"others","partition":"%d","payload":%d}`, i%7, i)) }, b)
+	f("sql", 100, func(i int) {
 		runSQL(t, db, fmt.Sprintf(`SELECT queen.push_messages_v2('[{"queue":"sql","partition":"%d","transactionId":"t%d","payload":%d}]')`, i%7, i, i))
 	}, b)
+	// A partition that was drained and acknowledged is as good as a new one.
+	for i := range 100 {
+		a.put(t, fmt.Sprintf(`{"queue":"acked","payload":%d}`, i))
+		got := a.pop("/queue/acked?wait=false&batch=10")
+		if len(got.Messages) != 1 || string(got.Messages[0].Data) != fmt.Sprint(i) {
+			t.Fatalf("acked: after push %d: %s", i, got.text)
+		}
+		if ok, text := []*process{a, b}[i%2].ack(got, "", "completed"); !ok {
+			t.Fatal(text)
+		}
+	}
 	sound(t, db)
 }
 

@@ -60,6 +60,10 @@ func (s *Store) giveBack(pop *queue.Op) {
 	})
 }
 
+// sweepRest is how long a large group is left alone after a sweep, for each slice beyond
+// the first: what others push into it is then found by what they tell, a moment later.
+const sweepRest = 10 * time.Millisecond
+
 // check asks, for c, what others told: it has found nothing and is about to say so.
 func (s *Store) check(c *call) {
 	b := s.board
@@ -80,10 +84,10 @@ func (s *Store) check(c *call) {
 		}
 		b.mu.Lock()
 		b.heard(&op.Watch)
-		if b.others && !c.again && c.group != nil {
+		if g := c.group; b.others && !c.again && g != nil && s.sv.Now()-g.sweptAt >= time.Duration(g.slices-1)*sweepRest {
 			// What others have pushed they tell within a moment; he asks now.
 			c.again = true
-			c.group.swept = false
+			g.swept = false
 		}
 		b.unlock()
 		s.arm()
@@ -134,7 +138,7 @@ func (b *Board) heard(w *queue.WatchRequest) {
 				b.unsweep(g)
 			}
 		default:
-			b.freed(t.Queue, t.Group, t.Partition)
+			b.freed(t.Queue, t.Group, t.Partition, true)
 		}
 	}
 }
@@ -152,7 +156,7 @@ func (s *Store) sweep(c *call, g *group) {
 	b.list(&g.sweepers, c)
 	start := !g.sweeping
 	if start {
-		g.sweeping, g.lost = true, false
+		g.sweeping, g.lost, g.slices = true, false, 0
 	}
 	b.unlock()
 	if c.op.Pop.Wait {
@@ -184,6 +188,7 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 			return
 		}
 		b.found(g, op.Watch.Pending, now)
+		g.slices++
 		if !op.Watch.More {
 			g.sweeping, g.swept, g.sweptAt, g.slow = false, !g.lost, now, queue.UUID{}
 			b.wakeAll(&g.sweepers)
@@ -258,7 +263,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	}
 	var under *group // a sweep to wait for
 	for _, g := range unswept {
-		g.sweeping, g.lost = true, false
+		g.sweeping, g.lost, g.slices = true, false, 0
 		under = g
 	}
 	for _, g := range groups {

@@ -83,6 +83,7 @@ type group struct {
 	lost     bool       // what was found had no place on the board, since the last sweep began
 	slow     queue.UUID // where the slow sweep goes on
 	sweptAt  time.Duration
+	slices   int // of the last sweep
 	usedAt   time.Duration
 	notedAt  time.Duration // that nothing was found was noted then
 	users    int           // calls that hold it
@@ -109,6 +110,7 @@ type entry struct {
 	id         queue.UUID
 	state      entryState
 	dirty      bool   // something happened to it meanwhile
+	undue      bool   // timed: it is not leased, its messages may not be delivered yet
 	turn       uint64 // among all that are ready, who came first
 	due        time.Duration
 	place      int // in the heap
@@ -276,7 +278,7 @@ func (b *Board) remove(e *entry) {
 // wait lets e rest until its time.
 func (b *Board) wait(e *entry, due time.Duration) {
 	b.unlink(e)
-	e.state, e.due = timed, due
+	e.state, e.due, e.undue = timed, due, false
 	heap.Push(&b.due, e)
 }
 
@@ -324,7 +326,7 @@ func (b *Board) resolve(tries []queue.Try, name string, autoAck bool, now time.D
 		case queue.Claimed:
 			switch {
 			case !autoAck:
-				e.dirty = t.More
+				e.dirty = dirty || t.More
 				b.wait(e, now+t.In)
 			case t.More || dirty:
 				b.makeReady(e)
@@ -333,6 +335,7 @@ func (b *Board) resolve(tries []queue.Try, name string, autoAck bool, now time.D
 			}
 		case queue.Leased, queue.NotDue:
 			b.wait(e, now+max(t.In, time.Millisecond))
+			e.undue = t.Outcome == queue.NotDue
 		case queue.Busy:
 			b.wait(e, now+lockedAfter)
 		default: // Drained, Gone
@@ -363,7 +366,7 @@ func (b *Board) enterTrying(g *group, id queue.UUID) *entry {
 
 func (b *Board) changed(q string, id queue.UUID, name []byte) {
 	for _, g := range b.byQueue[q] {
-		b.touch(g, id, false)
+		b.touch(g, id, false, true)
 		b.appeared(g, name)
 	}
 }
@@ -385,33 +388,42 @@ func (b *Board) appeared(g *group, name []byte) {
 	}
 }
 
-func (b *Board) freed(q, name string, id queue.UUID) {
+func (b *Board) freed(q, name string, id queue.UUID, more bool) {
 	if g := b.groups[queue.Group{Queue: q, Name: name}]; g != nil {
-		b.touch(g, id, true)
+		b.touch(g, id, true, more)
 	}
 }
 
 // touch looks what became of a partition to which something happened. given: it is not
-// leased any more.
-func (b *Board) touch(g *group, id queue.UUID, given bool) {
+// leased any more. more: there may be messages.
+func (b *Board) touch(g *group, id queue.UUID, given, more bool) {
 	*g.mark(id)++
 	e := g.entries[id]
 	switch {
-	case e == nil:
+	case e == nil && more:
 		b.enter(g, id)
+	case e == nil:
 	case e.state == ready:
 		b.wakeFor(e)
-	case e.state == timed && given:
+	case e.state == timed && given && (more || e.dirty):
 		b.makeReady(e)
+	case e.state == timed && given:
+		b.remove(e)
 	default:
 		e.dirty = true
 	}
 }
 
-// found takes what a sweep has seen; it knows less than what is on the board already.
+// found takes what a sweep has seen; of partitions that are on the board already it can
+// only know that they are not leased any more.
 func (b *Board) found(g *group, pending []queue.Claimable, now time.Duration) {
 	for _, p := range pending {
-		if g.entries[p.Partition] != nil {
+		e := g.entries[p.Partition]
+		switch {
+		case e != nil && e.state == timed && !e.undue && p.In == 0:
+			b.makeReady(e) // another process has given it back
+			continue
+		case e != nil:
 			continue
 		}
 		if p.In == 0 {

@@ -125,7 +125,7 @@ func (b *Board) changedItem(it *queue.Item) {
 func (b *Board) learnFreed(freed []queue.Freed) {
 	for i := range freed {
 		f := &freed[i]
-		b.freed(f.Queue, f.Group, f.Partition)
+		b.freed(f.Queue, f.Group, f.Partition, !f.Drained)
 		if b.others {
 			b.told(queue.Told{Queue: f.Queue, Partition: f.Partition, Group: f.Group})
 		}

@@ -94,12 +94,14 @@ func (w *world) happen(i int) {
 	case queue.Pop:
 		w.claim(op)
 	case queue.Ack:
-		for _, f := range op.Freed {
+		for j := range op.Freed {
+			f := &op.Freed[j]
 			p := w.parts[f.Partition]
 			if p.lease[f.Group] > w.now {
 				p.cursor[f.Group] = max(p.cursor[f.Group], p.leaseEnd[f.Group])
 			}
 			p.lease[f.Group] = 0
+			f.Drained = p.cursor[f.Group] >= p.head
 		}
 	case queue.Watch:
 		w.watch(&op.Watch)

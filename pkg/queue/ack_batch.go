@@ -133,6 +133,9 @@ func (b *AckBatch) Row(stmt int, values [][]byte) {
 	case ackReadStep:
 		b.work.row(stmt, values)
 	case ackWriteStep:
+		if stmt == planFirst {
+			return
+		}
 		b.work.chains[b.work.writes[int8Column(values[0])-1]].written = true
 	case extendStep:
 		b.leases.extendRow(stmt, values)
@@ -330,7 +333,7 @@ func (b *AckBatch) finish() {
 			r.ack.done = true
 			if !told {
 				told = true
-				e.op.Freed = append(e.op.Freed, Freed{c.queue, c.group, c.id})
+				e.op.Freed = append(e.op.Freed, c.freed())
 			}
 		}
 	}
@@ -378,9 +381,15 @@ func (c *chain) changes() bool {
 	return c.strict || !c.now.same(&c.read) || c.effect.messages+c.effect.batches > 0
 }
 
-// frees says whether there is something to claim that was not, or was behind the lease.
+// frees says whether the partition can be claimed and could not before, or not what is
+// behind its lease now. It is said of a drained one too: what is pushed next is claimable at
+// once, and what was pushed since the head was read is.
 func (c *chain) frees() bool {
-	return c.known && !c.now.live && (c.settled || c.read.leased() || c.now.at != c.read.at) && c.head.after(c.now.at)
+	return c.known && !c.now.live && (c.settled || c.read.leased() || c.now.at != c.read.at)
+}
+
+func (c *chain) freed() Freed {
+	return Freed{Queue: c.queue, Group: c.group, Partition: c.id, Drained: !c.head.after(c.now.at)}
 }
 
 func (w *ackWork) reset() {
@@ -467,9 +476,10 @@ func (w *ackWork) inDoubt() {
 	}
 }
 
-// The reads, by their place in their step.
+// The statements of a read, by their place in their step.
 const (
-	readMessages = iota
+	planFirst = iota
+	readMessages
 	readGroups
 )
 
@@ -494,13 +504,17 @@ func (w *ackWork) read() []Statement {
 		parts, groups = uuidElement(parts, &w.chains[i].id), element(groups, w.chains[i].group)
 	}
 	w.buf[2], w.buf[3] = parts, groups
-	w.statement("ack_messages", 0, 1)
-	w.statement("ack_groups", 2, 3)
+	w.statement("pop_plan", false)
+	w.statement("ack_messages", true, 0, 1)
+	w.statement("ack_groups", false, 2, 3)
 	return w.stmts
 }
 
 // row takes a row of one of the reads.
 func (w *ackWork) row(stmt int, v [][]byte) {
+	if stmt == planFirst {
+		return
+	}
 	i := int8Column(v[0]) - 1
 	if stmt == readMessages {
 		r := &w.refs[i]
@@ -561,11 +575,11 @@ func (w *ackWork) write() bool {
 	if len(w.writes) == 0 && dead == 0 {
 		return false
 	}
-	w.stmts, w.params = w.stmts[:0], w.params[:0]
+	w.statement("pop_plan", false)
 	if dead == 0 {
-		w.statement("ack_write", firstNumbers[:writeParams]...)
+		w.statement("ack_write", false, firstNumbers[:writeParams]...)
 	} else {
-		w.statement("ack_write_dead", firstNumbers[:deadParams]...)
+		w.statement("ack_write_dead", true, firstNumbers[:deadParams]...)
 	}
 	return true
 }
@@ -658,12 +672,20 @@ func (w *ackWork) statements(n int) {
 	w.params = slices.Grow(w.params, 2*deadParams)
 }
 
-// statement appends a statement whose params are the buffers with these numbers. It is
-// planned anew: plans of the first day, when the tables were empty, would stay.
-func (w *ackWork) statement(name string, bufs ...int) {
+// statement appends a statement whose params are the buffers with these numbers.
+//
+// Those that are prepared read tables by keys that only one index has, and pop_plan sees to
+// it that they do: a plan of the first day, when the tables were empty, is as good as any.
+// Where two indexes would do, anew: such a plan could be bound to the wrong one.
+func (w *ackWork) statement(name string, anew bool, bufs ...int) {
 	from := len(w.params)
 	for _, i := range bufs {
 		w.params = append(w.params, w.buf[i])
 	}
-	w.stmts = append(w.stmts, Statement{Name: name, Params: w.params[from:len(w.params):len(w.params)], Unnamed: true})
+	w.stmts = append(w.stmts, Statement{Name: name, Params: w.params[from:len(w.params):len(w.params)], Unnamed: anew})
+}
+
+// PreparedAck are the statements of an AckBatch that are worth preparing on a connection.
+func (c *Config) PreparedAck() []string {
+	return []string{"pop_plan", "ack_groups", "ack_write", "lease_extend", "lease_release"}
 }

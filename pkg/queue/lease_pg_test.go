@@ -156,7 +156,7 @@ func TestAcksExtensionsAndReleasesShareABatch(t *testing.T) {
 	if in := time.Until(time.UnixMicro(ops[3].Lease.Expires)); in < 6000*time.Second {
 		t.Errorf("extended for %s", in)
 	}
-	if got, want := strings.Join(r.steps, ","), "lease_extend,lease_extend_scan,lease_release_scan,ack_messages ack_groups,ack_write"; got != want {
+	if got, want := strings.Join(r.steps, ","), "pop_plan lease_extend,lease_extend_scan,lease_release_scan,pop_plan ack_messages ack_groups,pop_plan ack_write"; got != want {
 		t.Errorf("steps %q, want %q", got, want)
 	}
 }

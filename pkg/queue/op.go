@@ -164,6 +164,7 @@ type Freed struct {
 	Queue     string
 	Group     string
 	Partition UUID
+	Drained   bool // nothing was behind its cursor when that was read
 }
 
 // Changed is a partition that got messages.

@@ -256,11 +256,7 @@ func (b *TransactionBatch) commit(op *Op) []Statement {
 
 // transact makes the statements that write what was worked out, all of it or nothing.
 func (w *ackWork) transact(dead int) []Statement {
-	if dead == 0 {
-		for i, oid := range deadTypes {
-			w.buf[writeParams+i] = array(w.buf[writeParams+i][:0], oid, 0, false)
-		}
-	}
+	w.statement("pop_plan", false)
 	n := 0
 	for _, i := range w.writes {
 		if !w.chains[i].read.there {
@@ -278,10 +274,20 @@ func (w *ackWork) transact(dead int) []Statement {
 			}
 		}
 		w.buf[deadParams], w.buf[deadParams+1] = parts, groups
-		w.statement("transaction_groups", deadParams, deadParams+1)
+		w.statement("transaction_groups", true, deadParams, deadParams+1)
 	}
-	w.statement("transaction_write", firstNumbers[:deadParams]...)
+	if dead == 0 {
+		w.statement("transaction_write", false, firstNumbers[:writeParams]...)
+	} else {
+		w.statement("transaction_write_dead", true, firstNumbers[:deadParams]...)
+	}
 	return w.stmts
+}
+
+// PreparedTransaction are the statements of a TransactionBatch that are worth preparing on
+// a connection.
+func (c *Config) PreparedTransaction() []string {
+	return append(c.Prepared(), "pop_plan", "ack_groups", "transaction_write")
 }
 
 // Row takes one DataRow of statement #stmt of this step.
@@ -451,7 +457,7 @@ func (b *TransactionBatch) done() {
 	}
 	for i := range b.work.chains {
 		if c := &b.work.chains[i]; c.frees() {
-			op.Freed = append(op.Freed, Freed{c.queue, c.group, c.id})
+			op.Freed = append(op.Freed, c.freed())
 		}
 	}
 	b.decide(b.at, Fault{})
