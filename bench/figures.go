@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -116,23 +117,33 @@ func number(v float64) string {
 // figureOptions are the flags that drain, wake, wide, parked and groups share.
 type figureOptions struct {
 	common
-	rounds int
-	json   string
+	rounds     int
+	json       string
+	statements bool
 }
 
 func (o *figureOptions) register(f *flag.FlagSet, rounds int) {
 	o.common.register(f)
 	f.IntVar(&o.rounds, "rounds", rounds, "how often everything is measured")
 	f.StringVar(&o.json, "json", "", "file for the whole result; empty: none")
+	f.BoolVar(&o.statements, "statements", false, "count PostgreSQL's statements and list those that took longest (package postgresql-contrib, where that is one of its own)")
 }
 
 // measure makes a world with one queend, has work measure it, and prints.
 func measure(ctx context.Context, command string, o figureOptions, work func(w *world, s *server, f *Figures) error) error {
+	if o.statements {
+		maps.Copy(o.set, statementSettings)
+	}
 	w, err := newWorld(ctx, o.common)
 	if err != nil {
 		return err
 	}
 	defer w.close()
+	if o.statements {
+		if err := w.countStatements(ctx); err != nil {
+			return err
+		}
+	}
 	f := &Figures{Command: strings.Join(append([]string{command}, os.Args[2:]...), " "), Started: time.Now().UTC().Truncate(time.Second), Machine: proc.ThisMachine(), Seed: o.seed}
 	f.Commit, f.Dirty = w.commit(ctx)
 	if f.PostgreSQL, err = w.postgresFacts(ctx); err != nil {
@@ -156,6 +167,11 @@ func measure(ctx context.Context, command string, o figureOptions, work func(w *
 		return err
 	}
 	f.Table(os.Stdout)
+	if o.statements {
+		if err := w.printStatements(ctx, os.Stdout); err != nil {
+			return err
+		}
+	}
 	if o.json == "" {
 		return nil
 	}

@@ -62,6 +62,10 @@ func run(ctx context.Context, args []string) error {
 		return profile(ctx, profileFlags(args[1:]))
 	case "drain":
 		return drain(ctx, drainFlags(args[1:]))
+	case "wake":
+		return wake(ctx, wakeFlags(args[1:]))
+	case "parked":
+		return parked(ctx, parkedFlags(args[1:]))
 	}
 	return fmt.Errorf("there is no command %q\n%s", args[0], usage)
 }
