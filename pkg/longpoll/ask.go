@@ -309,7 +309,7 @@ func (c *call) wants(q string) bool {
 // failed takes the failure of what was asked for c.
 func (s *Store) failed(c *call, f queue.Fault) {
 	c.op.Fault = f
-	if f.Code == queue.Unavailable && c.waits() {
+	if (f.Code == queue.Unavailable || f.Code == queue.Overloaded) && c.waits() {
 		s.stall(c)
 		return
 	}

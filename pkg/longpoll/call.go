@@ -373,7 +373,8 @@ func (s *Store) refuse(c *call) {
 	s.finish(c)
 }
 
-// stall keeps a pop until PostgreSQL is back or its time is over.
+// stall keeps a pop until PostgreSQL is back, or less busy, or its time is over: a client
+// that hears of trouble at once would only ask again at once.
 func (s *Store) stall(c *call) {
 	c.state = parkedUp
 	s.stalled = append(s.stalled, c)
