@@ -66,6 +66,10 @@ func run(ctx context.Context, args []string) error {
 		return wake(ctx, wakeFlags(args[1:]))
 	case "parked":
 		return parked(ctx, parkedFlags(args[1:]))
+	case "wide":
+		return wide(ctx, wideFlags(args[1:]))
+	case "groups":
+		return groups(ctx, groupsFlags(args[1:]))
 	}
 	return fmt.Errorf("there is no command %q\n%s", args[0], usage)
 }

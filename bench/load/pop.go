@@ -10,6 +10,7 @@ import (
 type Pop struct {
 	Queue, Group string // no group: the queue's own consumers
 	Batch        int
+	Partitions   int // that it claims at most; 0: one
 	Wait         bool
 	TimeoutMs    int
 	AutoAck      bool
@@ -21,6 +22,9 @@ func (p Pop) Request(host string) []byte {
 	q := url.Values{"batch": {fmt.Sprint(p.Batch)}, "wait": {fmt.Sprint(p.Wait)}, "timeout": {fmt.Sprint(p.TimeoutMs)}, "autoAck": {fmt.Sprint(p.AutoAck)}}
 	if p.Group != "" {
 		q.Set("consumerGroup", p.Group)
+	}
+	if p.Partitions > 1 {
+		q.Set("partitions", fmt.Sprint(p.Partitions))
 	}
 	if p.Mode != "" {
 		q.Set("subscriptionMode", p.Mode)
