@@ -63,10 +63,10 @@ type Report struct {
 }
 
 // OK says that nothing was found.
-func (r *Report) OK() bool { return len(r.Findings) == 0 }
+func (r Report) OK() bool { return len(r.Findings) == 0 }
 
 // String is a line for each finding and note, "" if there are none.
-func (r *Report) String() string {
+func (r Report) String() string {
 	var b strings.Builder
 	for _, list := range [][]Finding{r.Findings, r.Notes} {
 		for i := range list {

@@ -167,7 +167,14 @@ func TestEachFaultIsFound(t *testing.T) {
 	f("numbers that do not rise", `UPDATE queen.messages SET seq = 6 + 20 - seq WHERE seq BETWEEN 6 AND 20 AND seq NOT IN (13) AND partition_id = P0`, "cursor-number 1", "order-violated 1")
 	f("a number twice", `UPDATE queen.messages SET seq = 13 WHERE seq = 14 AND partition_id = P0`, "number-twice 1")
 	f("a number beyond the head", `UPDATE queen.messages m SET seq = m.seq + 1 FROM queen.partition_lookup l WHERE l.partition_id = m.partition_id AND m.seq = l.seq AND m.partition_id = P0`, "cursor-number 1", "number-beyond-head 1")
-	f("a message beyond the head", `INSERT INTO queen.messages (transaction_id, partition_id, payload) VALUES ('hand', P0, '1')`, "head-behind-message 1", "messages-without-number 1")
+	f("a message beyond the head", `INSERT INTO queen.messages (transaction_id, partition_id, payload) VALUES ('hand', P0, '1')`, "messages-without-number 1")
+	f("a message beyond the head for long", `INSERT INTO queen.messages (transaction_id, partition_id, payload, created_at) VALUES ('hand', P0, '1', now());
+		DELETE FROM queen.partition_consumers WHERE partition_id = P0;
+		UPDATE queen.messages SET created_at = created_at - interval '1 hour' WHERE partition_id = P0;
+		UPDATE queen.partition_lookup SET last_message_created_at = last_message_created_at - interval '1 hour' WHERE partition_id = P0`, "head-behind-message 1", "messages-without-number 1")
+	f("a head that was set back", `UPDATE queen.partition_lookup SET last_message_created_at = now() - interval '1 hour' WHERE partition_id = P0`, "head-behind-message 1")
+	f("a cursor on a message that was inserted a moment ago", `INSERT INTO queen.messages (transaction_id, partition_id, payload) VALUES ('hand', P0, '1');
+		UPDATE queen.partition_consumers c SET last_consumed_created_at = m.created_at, last_consumed_id = m.id FROM queen.messages m WHERE m.transaction_id = 'hand' AND c.consumer_group = 'all' AND c.partition_id = P0`, "messages-without-number 1")
 	f("a message without a number", `UPDATE queen.messages SET seq = NULL WHERE seq = 13 AND partition_id = P0`, "messages-without-number 1")
 	f("a partition without a head", `DELETE FROM queen.partition_lookup WHERE partition_id = P0`, "partition-without-head 1")
 	f("a head of another queue", `UPDATE queen.partition_lookup SET queue_name = 'q1' WHERE partition_id = P0`, "head-of-other-queue 1")

@@ -51,7 +51,7 @@ var about = map[Kind]struct {
 	PartitionWithoutHead:  {false, "A running queend makes it within seconds (PARTITION_LOOKUP_RECONCILE_INTERVAL_MS), and so does the next push. If it stays, look at that queend's log."},
 	HeadOfOtherQueue:      {false, "Set queue_name in queen.partition_lookup to the name of the partition's queue; until then pops of the queue do not see it."},
 	HeadWithoutPartition:  {false, "Delete the row of queen.partition_lookup; the foreign key that forbids it is missing: run queend migrate apply."},
-	HeadBehindMessage:     {false, "If rows were inserted by hand a moment ago, a running queend finds them within seconds: check again. Else look at its log."},
+	HeadBehindMessage:     {false, "A running queend finds rows that were inserted by hand within seconds (PARTITION_LOOKUP_RECONCILE_INTERVAL_MS): if it stays, look at its log. If no row was, please report it."},
 	TailBeyondHead:        {false, "Set tail_seq to seq in queen.partition_lookup: lag is counted too small."},
 	OrderViolated:         {false, "Something wrote seq or created_at by hand. Lag of this partition is wrong; order of delivery goes by created_at and id."},
 	NumberTwice:           {false, "Something wrote seq by hand. Lag of this partition is wrong until one of them goes."},
@@ -92,7 +92,7 @@ type Finding struct {
 }
 
 // String is the finding's line.
-func (f *Finding) String() string {
+func (f Finding) String() string {
 	var where []string
 	if f.Queue != "" || f.Partition != "" {
 		where = append(where, fmt.Sprintf("queue %q partition %q", f.Queue, f.Partition))

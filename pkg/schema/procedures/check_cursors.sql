@@ -1,5 +1,6 @@
 -- check: a slice of cursors with their leases, their partitions' heads, and the numbers of
--- the messages right before and right after them.
+-- the messages right before and right after them. A cursor is beyond the head when it is
+-- beyond all messages too: else it is the head that is behind.
 -- $1 uuid and $2 text partition and group before the slice, $3 int4 cursors in a slice
 WITH slice AS MATERIALIZED (
     SELECT c.partition_id, c.consumer_group, c.last_consumed_created_at AS at, c.last_consumed_id AS id, c.last_seq,
@@ -10,7 +11,8 @@ WITH slice AS MATERIALIZED (
      LIMIT $3::int)
 SELECT s.partition_id, s.consumer_group, q.name, p.name, p.id IS NOT NULL,
        s.last_seq, l.seq,
-       coalesce((s.at, s.id) > (l.last_message_created_at, l.last_message_id), false),
+       coalesce((s.at, s.id) > (l.last_message_created_at, l.last_message_id), false)
+       AND NOT EXISTS (SELECT FROM queen.messages m WHERE m.partition_id = s.partition_id AND (m.created_at, m.id) >= (s.at, s.id)),
        s.lease_expires_at IS NOT NULL, s.worker_id IS NOT NULL,
        coalesce(s.batch_size, 0), coalesce(s.acked_count, 0),
        b.seq, a.seq
