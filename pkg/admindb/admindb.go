@@ -67,9 +67,10 @@ type Stats struct {
 
 // Pool is the connections and the goroutines.
 type Pool struct {
-	db    *pgxpool.Pool
-	calls chan func(context.Context)
-	stats Stats
+	db       *pgxpool.Pool
+	timeouts [2]string // of a statement, of a lock; in milliseconds
+	calls    chan func(context.Context)
+	stats    Stats
 
 	mu     sync.Mutex // guards calls against being closed
 	closed bool
@@ -96,35 +97,27 @@ func Open(o Options) (*Pool, error) {
 		return nil, fmt.Errorf("cannot configure the pool: %w", err)
 	}
 	conn := o.Conn.Copy()
-	milliseconds := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	conn.RuntimeParams["application_name"] += "-admin"
-	conn.RuntimeParams["timezone"] = "UTC"
-	conn.RuntimeParams["statement_timeout"] = milliseconds(o.StatementTimeout)
-	conn.RuntimeParams["lock_timeout"] = milliseconds(LockTimeout)
-	conn.RuntimeParams["idle_in_transaction_session_timeout"] = milliseconds(o.StatementTimeout)
+	// These are set in each transaction (admin_begin): a pooler such as PgBouncer refuses
+	// them when a connection starts, and forgets them when a transaction ends.
+	for _, name := range []string{"default_transaction_isolation", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+		delete(conn.RuntimeParams, name)
+	}
 	config.ConnConfig.Config = *conn
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.MaxConns = int32(o.Connections)
 	config.MaxConnIdleTime = 5 * time.Minute
-	config.AfterConnect = beDurable
 	ctx, stop := context.WithCancel(context.Background())
 	db, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		stop()
 		return nil, fmt.Errorf("cannot make the pool: %w", err)
 	}
-	p := &Pool{db: db, calls: make(chan func(context.Context), o.WaitingMax), ctx: ctx, stop: stop}
+	p := &Pool{db: db, timeouts: [2]string{milliseconds(o.StatementTimeout), milliseconds(LockTimeout)}, calls: make(chan func(context.Context), o.WaitingMax), ctx: ctx, stop: stop}
 	for range o.Connections {
 		p.done.Go(p.work)
 	}
 	return p, nil
-}
-
-// beDurable switches synchronous_commit on where the server or the role says off: a
-// message that was answered to be put back has to be on disk.
-func beDurable(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
-	return err
 }
 
 // Do has work done in one of the pool's goroutines, with a session of its own, which is
@@ -182,3 +175,5 @@ func (p *Pool) Close(ctx context.Context) {
 	p.stop()
 	p.db.Close()
 }
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

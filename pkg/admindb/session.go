@@ -37,7 +37,7 @@ func (e *Error) SQLState() string { return e.State }
 type Session struct {
 	pool *Pool
 	ctx  context.Context
-	conn *pgxpool.Conn // nil: none yet, or the last one broke
+	conn *pgxpool.Conn // nil: none yet, or the last one broke; never while open
 	open bool          // a transaction is open
 }
 
@@ -48,23 +48,23 @@ type Session struct {
 //
 // An error is *Error if PostgreSQL said so; any other means that it could not be
 // reached, or went away in the middle: then the statement may have been carried out.
-func (s *Session) Rows(name string, args ...any) ([][][]byte, error) {
-	sql, params := schema.Statement(name), make([][]byte, len(args))
+func (s *Session) Rows(name string, args ...any) (rows [][][]byte, err error) {
+	if !s.open {
+		err = s.Transaction(func() (err error) {
+			rows, err = s.Rows(name, args...)
+			return err
+		})
+		return rows, err
+	}
+	params := make([][]byte, len(args))
 	for i, a := range args {
 		params[i] = text(a)
 	}
-	rows, err := s.rows(sql, params)
-	if err != nil && !s.open && pgconn.SafeToRetry(err) {
-		s.drop() // nothing was sent: the connection had died while it was idle
-		rows, err = s.rows(sql, params)
-	}
-	return rows, s.plain(err)
+	rows, err = s.rows(schema.Statement(name), params)
+	return rows, plain(err)
 }
 
 func (s *Session) rows(sql string, params [][]byte) (rows [][][]byte, err error) {
-	if err := s.acquire(); err != nil {
-		return nil, err
-	}
 	reader := s.conn.Conn().PgConn().ExecParams(s.ctx, sql, params, nil, nil, nil)
 	size := 0
 	for reader.NextRow() {
@@ -118,55 +118,64 @@ func (s *Session) Transaction(work func() error) error {
 var again = map[string]bool{"40001": true, "40P01": true, "55P03": true, "23503": true, "23505": true}
 
 func (s *Session) transaction(work func() error) error {
-	if err := s.exec("BEGIN"); err != nil {
-		return err
+	if err := s.begin(); err != nil {
+		return plain(err)
 	}
 	s.open = true
-	if err := work(); err != nil {
-		s.open = false
-		if s.exec("ROLLBACK") != nil {
+	_, err := s.Rows("admin_begin", s.pool.timeouts[0], s.pool.timeouts[1])
+	if err == nil {
+		err = work()
+	}
+	s.open = false
+	if err != nil {
+		if _, failed := s.exec("ROLLBACK"); failed != nil {
 			s.drop()
 		}
 		return err
 	}
-	s.open = false
-	if err := s.exec("COMMIT"); err != nil {
+	// A transaction that PostgreSQL has ended already answers ROLLBACK, without an error:
+	// work has kept one to itself.
+	tag, err := s.exec("COMMIT")
+	if err != nil {
 		s.drop()
-		return err
+		return plain(err)
+	}
+	if tag != "COMMIT" {
+		panic("BUG: work returned nil in a transaction that had failed")
 	}
 	return nil
 }
 
-func (s *Session) exec(sql string) error {
-	run := func() error {
-		if err := s.acquire(); err != nil {
-			return err
+// begin opens a transaction on a connection that lives: one that had died while it was
+// idle is replaced.
+func (s *Session) begin() (err error) {
+	for range 2 {
+		if s.conn == nil {
+			if s.conn, err = s.pool.db.Acquire(s.ctx); err != nil {
+				return err
+			}
 		}
-		_, err := s.conn.Conn().PgConn().Exec(s.ctx, sql).ReadAll()
-		return err
-	}
-	err := run()
-	if err != nil && sql == "BEGIN" && !isRefusal(err) {
+		if _, err = s.exec("BEGIN ISOLATION LEVEL READ COMMITTED"); err == nil {
+			return nil
+		}
 		s.drop()
-		err = run()
-	}
-	return s.plain(err)
-}
-
-func (s *Session) acquire() (err error) {
-	if s.conn == nil {
-		s.conn, err = s.pool.db.Acquire(s.ctx)
 	}
 	return err
 }
 
+func (s *Session) exec(sql string) (tag string, err error) {
+	results, err := s.conn.Conn().PgConn().Exec(s.ctx, sql).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	return results[0].CommandTag.String(), nil
+}
+
 // drop ends a connection that is of no use any more.
 func (s *Session) drop() {
-	if s.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = s.conn.Conn().Close(ctx)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Conn().Close(ctx)
 	s.release()
 }
 
@@ -177,13 +186,8 @@ func (s *Session) release() {
 	}
 }
 
-func isRefusal(err error) bool {
-	var refusal *pgconn.PgError
-	return errors.As(err, &refusal)
-}
-
 // plain makes an Error of what PostgreSQL said.
-func (s *Session) plain(err error) error {
+func plain(err error) error {
 	var refusal *pgconn.PgError
 	switch {
 	case err == nil || errors.Is(err, ErrTooLarge):

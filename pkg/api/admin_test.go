@@ -7,6 +7,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,28 +48,12 @@ func onBoth(t *testing.T, test func(w *adminWorld)) {
 func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 	t.Helper()
 	ctx := context.Background()
-	text := postgrestest.Database(t)
-	db, err := pgx.Connect(ctx, text)
+	conn := migrated(t, queens)
+	db, err := pgx.Connect(ctx, conn)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close(ctx) })
-	if queens {
-		fixture, err := os.ReadFile("../schema/testdata/queen-0.15.sql")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := db.PgConn().Exec(ctx, string(fixture)).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	conn, err := pgconn.ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := schema.Migrate(ctx, conn, func(schema.Progress) {}); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := db.Exec(ctx, "SET timezone TO 'UTC'"); err != nil {
 		t.Fatal(err)
 	}
@@ -77,11 +63,15 @@ func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 	}
 	w := &adminWorld{world: newWorld(), t: t, db: db, posts: make(chan func(), 1000)}
 	w.config = &queue.Config{PayloadJSONB: queens, Sealer: sealer}
-	conn.RuntimeParams["timezone"] = "UTC"
+	config, err := pgconn.ParseConfig(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.RuntimeParams["timezone"] = "UTC"
 	post := func(f func()) { w.posts <- f }
 	start := time.Now()
 	pushes, err := pooldb.Open(pooldb.Options{
-		Conn: conn, Workers: 4, Now: func() time.Duration { return time.Since(start) },
+		Conn: config, Workers: 4, Now: func() time.Duration { return time.Since(start) },
 		NewBatch: func() *queue.Batch { return queue.NewBatch(w.config, queue.NewHints(0, 0)) },
 	})
 	if err != nil {
@@ -89,8 +79,8 @@ func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 	}
 	t.Cleanup(pushes.Close)
 	// A session in another zone, as an administrator may have set for his role.
-	conn.RuntimeParams["timezone"] = "Asia/Kathmandu"
-	admin, err := admindb.Open(admindb.Options{Conn: conn})
+	config.RuntimeParams["timezone"] = "Asia/Kathmandu"
+	admin, err := admindb.Open(admindb.Options{Conn: config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +94,68 @@ func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 		Changed: func(name string) { w.changed = append(w.changed, name) },
 	})
 	return w
+}
+
+// layouts are databases to copy: migrated once, empty of ours.
+var (
+	layouts sync.Map
+	copies  atomic.Int64
+)
+
+// migrated is a database of the test's own that queend, or Queen, laid out.
+func migrated(t *testing.T, queens bool) string {
+	t.Helper()
+	server, copied := postgrestest.Shared(t), "laid_out_by_queend"
+	if queens {
+		copied = "laid_out_by_queen"
+	}
+	root, err := pgconn.Connect(context.Background(), server.ConnString("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close(context.Background())
+	run := func(conn *pgconn.PgConn, statement string) {
+		t.Helper()
+		if _, err := conn.Exec(context.Background(), statement).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, made := layouts.LoadOrStore(copied, true); !made {
+		if err := server.CreateDatabase(context.Background(), copied); err != nil {
+			t.Fatal(err)
+		}
+		config, err := pgconn.ParseConfig(server.ConnString(copied))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if queens {
+			fixture, err := os.ReadFile("../schema/testdata/queen-0.15.sql")
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := pgconn.ConnectConfig(context.Background(), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			run(conn, string(fixture))
+			_ = conn.Close(context.Background())
+		}
+		if _, err := schema.Migrate(context.Background(), config, func(schema.Progress) {}); err != nil {
+			t.Fatal(err)
+		}
+		run(root, "ALTER DATABASE "+copied+" ALLOW_CONNECTIONS false")
+	}
+	name := fmt.Sprintf("copy_%d", copies.Add(1))
+	run(root, "CREATE DATABASE "+name+" TEMPLATE "+copied)
+	t.Cleanup(func() {
+		conn, err := pgconn.Connect(context.Background(), server.ConnString("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close(context.Background())
+		run(conn, "DROP DATABASE "+name+" WITH (FORCE)")
+	})
+	return server.ConnString(name)
 }
 
 // ask sends a request and waits for its answer.
