@@ -72,7 +72,7 @@ type popState struct {
 type popTry struct {
 	entry, try  int // try: in op.Pop.Tries; -1: by names
 	outcome     popOutcome
-	wait        int64 // microseconds, or the try that it repeats
+	wait        time.Duration // or the place of the try that it repeats, in seconds
 	more        bool
 	retries     int
 	id          UUID
@@ -257,12 +257,12 @@ func (b *PopBatch) Row(stmt int, values [][]byte) {
 	t := &b.tries[at]
 	place := int8Column(values[1])
 	if place > 0 {
-		b.message(t, values[9:])
+		b.message(t, values)
 		return
 	}
 	t.outcome = popOutcome(int8Column(values[2]))
 	if values[3] != nil {
-		t.wait = int64(int8Column(values[3]))
+		t.wait = time.Duration(int8Column(values[3])) * time.Microsecond
 	}
 	if values[4] != nil {
 		t.more = boolColumn(values[4])
@@ -314,13 +314,13 @@ func (b *PopBatch) lease(t *popTry) []byte {
 	return id[:]
 }
 
-// message takes (id, created_at, transaction, trace, producer, payload).
+// message takes a message's row.
 func (b *PopBatch) message(t *popTry, values [][]byte) {
 	op := b.entries[t.entry].op
 	if op == nil {
 		return
 	}
-	id, payload := uuidColumn(values[0]), values[5]
+	id, transaction, producer, created, trace, payload := uuidColumn(values[6]), values[7], values[8], values[9], values[10], values[11]
 	if b.c.Sealer != nil {
 		if plain, ok := b.c.Sealer.Open(b.plain[:0], payload); ok {
 			b.plain, payload = plain, plain
@@ -331,28 +331,28 @@ func (b *PopBatch) message(t *popTry, values [][]byte) {
 		dst = append(dst, ',')
 	}
 	dst = append(dst, t.pieces.head...)
-	dst = appendTime(dst, int64(binary.BigEndian.Uint64(values[1])))
+	dst = appendTime(dst, int64(binary.BigEndian.Uint64(created)))
 	dst = append(dst, `","data":`...)
 	dst = append(dst, payload...)
 	dst = append(dst, `,"id":"`...)
 	dst = id.Append(dst)
 	dst = append(dst, t.pieces.middle...)
-	if values[4] == nil {
+	if producer == nil {
 		dst = append(dst, "null"...)
 	} else {
-		dst = appendJSONString(dst, values[4])
+		dst = appendJSONString(dst, producer)
 	}
 	dst = append(dst, t.pieces.tail...)
-	if values[3] == nil {
+	if trace == nil {
 		dst = append(dst, "null"...)
 	} else {
-		trace := uuidColumn(values[3])
+		u := uuidColumn(trace)
 		dst = append(dst, '"')
-		dst = trace.Append(dst)
+		dst = u.Append(dst)
 		dst = append(dst, '"')
 	}
 	dst = append(dst, `,"transactionId":`...)
-	dst = appendJSONString(dst, values[2])
+	dst = appendJSONString(dst, transaction)
 	op.Pop.Messages = append(dst, '}')
 }
 
@@ -549,7 +549,7 @@ func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
 				}
 			}
 		case popRepeat:
-			switch first := &b.tries[t.wait-1]; first.outcome {
+			switch first := b.repeated(t); first.outcome {
 			case popClaimed:
 				again = again || first.more && b.autoAck(first)
 			case popNotTried, popAbsent, popUnsettled:
@@ -571,6 +571,9 @@ func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
 	return again
 }
 
+// repeated is the earlier try for the same cursor.
+func (b *PopBatch) repeated(t *popTry) *popTry { return &b.tries[t.wait/time.Second-1] }
+
 // cursorsMax is how often a pop makes a cursor that is deleted before it can be claimed.
 const cursorsMax = 2
 
@@ -588,7 +591,7 @@ func (b *PopBatch) decidePop(i int, tries []popTry) {
 		t := &tries[j]
 		out := t
 		if t.outcome == popRepeat {
-			out = &b.tries[t.wait-1]
+			out = b.repeated(t)
 		}
 		if t.try < 0 {
 			t.try = len(p.Tries)
@@ -615,8 +618,7 @@ func (b *PopBatch) decidePop(i int, tries []popTry) {
 
 // outcomeOf says what is known of a try; out is what it repeats, or itself.
 func (b *PopBatch) outcomeOf(t, out *popTry) (o Outcome, in time.Duration, more bool) {
-	wait := time.Duration(out.wait) * time.Microsecond
-	switch out.outcome {
+	switch wait := out.wait; out.outcome {
 	case popClaimed:
 		switch auto := b.autoAck(out); {
 		case t == out && auto:

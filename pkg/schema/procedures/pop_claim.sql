@@ -4,20 +4,23 @@
 -- `partitions`. The answer is in order of the tries. For each try: what it is (place -2),
 -- what was found if its cursor is free (place -1), that it was claimed (place 0), and the
 -- messages that were taken there (place 1, 2, … within the request). The later row's
--- outcome is the right one.
+-- outcome is the right one. What does not belong to a row is null:
+-- try, place, outcome, wait, more, retries, id of the partition or the message, name of the
+-- queue or the transaction, name of the partition or the producer, created_at, trace, payload.
 --
 -- Outcomes: 0 not tried, others before it were enough · 1 claimed · 2 drained · 3 leased
 -- · 4 not due yet · 5 its cursor is locked, or was taken this moment · 6 no such partition
 -- · 7 the group has no cursor there · 8 an earlier try (named by wait) is for the same
 -- cursor · 9 its window is open · 10 the group is new, wants to begin elsewhere than at
 -- the beginning, and it is not written down where.
--- wait: microseconds, with 1 until the lease ends, with 3, 4 and 9 until it is worth while to look again.
+-- wait: microseconds; with 1 until the lease ends, with 3, 4 and 9 until it is worth while to
+-- look again; with 8 so many seconds as the place of the earlier try.
 --
 -- Only partition_consumers is locked, and rows that others hold are left out, so that
 -- nobody waits for anybody, in whatever order. What is locked is there, so that the
 -- INSERTs find it and update it: by its key, for which they ask no planner, and in the
--- version that was locked, which this statement did not see when it began. Messages are found by their order alone; nothing else has to know
--- of them. (SELECT $1) keeps the planner from looking into the arrays; OFFSET 0 has it
+-- version that was locked, which this statement did not see when it began. Messages
+-- are found by their order alone; nothing else has to know of them. (SELECT $1) keeps the planner from looking into the arrays; OFFSET 0 has it
 -- look up each row by its key.
 --
 -- A group's cursor that is null stands at the beginning, or for others than the
@@ -34,12 +37,13 @@
 -- per try: $1 int4[] request, $2 uuid[] partition, or null and by name: $3 text[] queue, $4 text[] partition,
 -- $5 text[] group, $6 int4[] want, $7 int4[] partitions, $8 bool[] auto, $9 text[] lease,
 -- $10 bool[] wants to begin elsewhere; $11 bigint bytes of one request's messages at most
-WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS ts),
-t AS MATERIALIZED (
-    SELECT u.*, p.id, p.name AS partition_name, p.queue_name, p.namespace, p.task,
+WITH t AS MATERIALIZED (
+    SELECT u.o, u.request, u.grp, u.want, u.partitions, u.auto, u.elsewhere, c.ts, p.id, p.name, p.queue_name, p.namespace, p.task,
            p.lease_time, p.delay, p.win, p.max_wait,
+           CASE WHEN u.partitions = 1 THEN left(u.lease, 28) || left(p.id::text, 8) ELSE u.lease END AS lease_id,
            min(u.o) OVER (PARTITION BY p.id, u.grp) AS first
-      FROM unnest((SELECT $1::int4[]), $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::bool[], $9::text[], $10::bool[])
+      FROM (SELECT clock_timestamp() AS ts OFFSET 0) c
+     CROSS JOIN unnest((SELECT $1::int4[]), $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::bool[], $9::text[], $10::bool[])
            WITH ORDINALITY u (request, part, queue, name, grp, want, partitions, auto, lease, elsewhere, o)
       LEFT JOIN LATERAL (
            SELECT p.id, p.name, q.name AS queue_name, q.namespace, q.task,
@@ -54,66 +58,60 @@ t AS MATERIALIZED (
                                             WHERE n.queue_id = (SELECT f.id FROM queen.queues f WHERE f.name = u.queue) AND n.name = u.name))
            OFFSET 0) p ON true),
 free AS MATERIALIZED (
-    SELECT t.*, c.lease_id, k.*
+    SELECT t.o, t.request, t.grp, t.want, t.partitions, t.auto, t.elsewhere, t.ts, t.id, t.lease_id, t.lease_time, t.delay, t.win, t.max_wait,
+           k.*, CASE WHEN k.cursor_at IS NULL AND t.grp <> '__QUEUE_MODE__' THEN
+                (SELECT g.subscription_timestamp
+                   FROM queen.consumer_groups_metadata g
+                  WHERE g.consumer_group = t.grp
+                    AND (g.queue_name = t.queue_name AND g.partition_name IN (t.name, '')
+                         OR g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
+                            AND g.namespace IN ('', t.namespace) AND g.task IN ('', t.task))
+                  ORDER BY g.queue_name = t.queue_name DESC, g.partition_name = t.name DESC, g.subscription_timestamp
+                  LIMIT 1) END AS start
       FROM t
-     CROSS JOIN LATERAL (
-           SELECT CASE WHEN t.partitions = 1 THEN left(t.lease, 28) || left(t.id::text, 8) ELSE t.lease END AS lease_id
-           OFFSET 0) c
      CROSS JOIN LATERAL (
            SELECT k.last_consumed_created_at AS cursor_at, k.last_consumed_id AS cursor_id, k.last_seq,
                   coalesce(k.batch_retry_count, 0) AS retries
              FROM queen.partition_consumers k
             WHERE k.partition_id = t.id AND k.consumer_group = t.grp
-              AND (k.lease_expires_at IS NULL OR k.lease_expires_at <= (SELECT ts FROM clock) OR k.worker_id = c.lease_id)
+              AND (k.lease_expires_at IS NULL OR k.lease_expires_at <= t.ts OR k.worker_id = t.lease_id)
               FOR NO KEY UPDATE SKIP LOCKED) k
      WHERE t.first = t.o),
-looked AS MATERIALIZED (
-    SELECT f.*, s.start, b.after_at, b.after_id, h.created_at AS head, n.created_at AS newest
-      FROM free f
-     CROSS JOIN LATERAL (
-           SELECT CASE WHEN f.cursor_at IS NULL AND f.grp <> '__QUEUE_MODE__' THEN
-                  (SELECT g.subscription_timestamp
-                     FROM queen.consumer_groups_metadata g
-                    WHERE g.consumer_group = f.grp
-                      AND (g.queue_name = f.queue_name AND g.partition_name IN (f.partition_name, '')
-                           OR g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
-                              AND g.namespace IN ('', f.namespace) AND g.task IN ('', f.task))
-                    ORDER BY g.queue_name = f.queue_name DESC, g.partition_name = f.partition_name DESC, g.subscription_timestamp
-                    LIMIT 1) END AS start
-           OFFSET 0) s
-     CROSS JOIN LATERAL (
-           SELECT coalesce(greatest(f.cursor_at, s.start, (SELECT ts FROM clock) - f.max_wait), '-infinity') AS after_at,
-                  CASE WHEN f.cursor_at >= greatest(s.start, (SELECT ts FROM clock) - f.max_wait, f.cursor_at)
-                       THEN f.cursor_id ELSE '00000000-0000-0000-0000-000000000000' END AS after_id
-           OFFSET 0) b
-      LEFT JOIN LATERAL (
-           SELECT m.created_at
-             FROM queen.messages m
-            WHERE m.partition_id = f.id AND (m.created_at, m.id) > (b.after_at, b.after_id)
-            ORDER BY m.created_at, m.id
-            LIMIT 1) h ON true
-      LEFT JOIN LATERAL (
-           SELECT m.created_at
-             FROM queen.messages m
-            WHERE m.partition_id = f.id AND f.win IS NOT NULL
-            ORDER BY m.created_at DESC, m.id DESC
-            LIMIT 1) n ON true),
 judged AS MATERIALIZED (
     SELECT v.*, row_number() OVER (PARTITION BY v.request, v.verdict ORDER BY v.o) AS rank
-      FROM (SELECT l.*, CASE WHEN l.elsewhere AND l.cursor_at IS NULL AND l.start IS NULL AND l.grp <> '__QUEUE_MODE__' THEN 10
-                             WHEN l.head IS NULL THEN 2
-                             WHEN l.newest + l.win > (SELECT ts FROM clock) THEN 9
-                             WHEN l.head + l.delay > (SELECT ts FROM clock) THEN 4
-                             ELSE 1 END AS verdict
-              FROM looked l) v),
+      FROM (SELECT f.*, b.after_at, b.after_id,
+                   CASE WHEN f.elsewhere AND f.cursor_at IS NULL AND f.start IS NULL AND f.grp <> '__QUEUE_MODE__' THEN 10
+                        WHEN h.created_at IS NULL THEN 2
+                        WHEN n.created_at + f.win > f.ts THEN 9
+                        WHEN h.created_at + f.delay > f.ts THEN 4
+                        ELSE 1 END AS verdict,
+                   CASE WHEN n.created_at + f.win > f.ts THEN n.created_at + f.win ELSE h.created_at + f.delay END - f.ts AS wait
+              FROM free f
+             CROSS JOIN LATERAL (
+                   SELECT coalesce(greatest(f.cursor_at, f.start, f.ts - f.max_wait), '-infinity') AS after_at,
+                          CASE WHEN f.cursor_at >= greatest(f.cursor_at, f.start, f.ts - f.max_wait)
+                               THEN f.cursor_id ELSE '00000000-0000-0000-0000-000000000000' END AS after_id
+                   OFFSET 0) b
+              LEFT JOIN LATERAL (
+                   SELECT m.created_at
+                     FROM queen.messages m
+                    WHERE m.partition_id = f.id AND (m.created_at, m.id) > (b.after_at, b.after_id)
+                    ORDER BY m.created_at, m.id
+                    LIMIT 1) h ON true
+              LEFT JOIN LATERAL (
+                   SELECT m.created_at
+                     FROM queen.messages m
+                    WHERE m.partition_id = f.id AND f.win IS NOT NULL
+                    ORDER BY m.created_at DESC, m.id DESC
+                    LIMIT 1) n ON true) v),
 taken AS MATERIALIZED (
     SELECT e.*
       FROM (SELECT d.*, sum(CASE WHEN d.size < 2000 THEN d.size ELSE octet_length(d.payload::text) END + 512)
                         OVER (PARTITION BY d.request ORDER BY d.o, d.created_at, d.id ROWS UNBOUNDED PRECEDING) AS bytes
               FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed,
                            sum(CASE WHEN c.size < 2000 THEN c.size ELSE 4 * c.size END) OVER w AS rough
-                      FROM (SELECT j.request, j.o, j.want, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, x.*,
-                                   x.created_at + j.delay <= (SELECT ts FROM clock) AS due, pg_column_size(x.payload) AS size
+                      FROM (SELECT j.request, j.o, j.want, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
+                                   x.created_at + j.delay <= j.ts AS due, pg_column_size(x.payload) AS size
                               FROM judged j
                              CROSS JOIN LATERAL (
                                    SELECT m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.seq, m.payload
@@ -126,7 +124,8 @@ taken AS MATERIALIZED (
              WHERE d.due AND d.place <= d.want AND (d.place = 1 OR d.rough <= (SELECT $11::bigint))) e
      WHERE e.place = 1 OR e.bytes <= (SELECT $11::bigint)),
 ends AS MATERIALIZED (
-    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, id, created_at, seq, followed, count(*) OVER (PARTITION BY o) AS n
+    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, ts, id, created_at, seq, followed,
+           count(*) OVER (PARTITION BY o ORDER BY place DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS n
       FROM taken
      ORDER BY o, place DESC),
 claimed AS (
@@ -134,10 +133,10 @@ claimed AS (
            (partition_id, consumer_group, worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq,
             batch_size, last_consumed_created_at, last_consumed_id, last_seq, last_consumed_at, total_messages_consumed, total_batches_consumed)
     SELECT e.partition_id, e.grp, CASE WHEN NOT e.auto THEN e.lease_id END,
-           CASE WHEN NOT e.auto THEN c.ts + e.lease_time END, CASE WHEN NOT e.auto THEN c.ts END,
+           CASE WHEN NOT e.auto THEN e.ts + e.lease_time END, CASE WHEN NOT e.auto THEN e.ts END,
            CASE WHEN NOT e.auto THEN e.created_at END, CASE WHEN NOT e.auto THEN e.id END, CASE WHEN NOT e.auto THEN e.seq END,
-           CASE WHEN e.auto THEN 0 ELSE e.n END, e.created_at, e.id, coalesce(e.seq, 0), c.ts, CASE WHEN e.auto THEN e.n END, CASE WHEN e.auto THEN 1 END
-      FROM ends e CROSS JOIN clock c
+           CASE WHEN e.auto THEN 0 ELSE e.n END, e.created_at, e.id, coalesce(e.seq, 0), e.ts, CASE WHEN e.auto THEN e.n END, CASE WHEN e.auto THEN 1 END
+      FROM ends e
         ON CONFLICT (partition_id, consumer_group) DO UPDATE
        SET worker_id = excluded.worker_id, lease_expires_at = excluded.lease_expires_at, lease_acquired_at = excluded.lease_acquired_at,
            lease_end_created_at = excluded.lease_end_created_at, lease_end_id = excluded.lease_end_id, lease_end_seq = excluded.lease_end_seq,
@@ -166,17 +165,15 @@ moved AS (
         ON CONFLICT (partition_id, consumer_group) DO UPDATE
        SET last_consumed_created_at = excluded.last_consumed_created_at, last_consumed_id = excluded.last_consumed_id, last_seq = excluded.last_seq),
 answer AS (
-    SELECT m.o AS try, m.place, NULL::bigint AS outcome, NULL::bigint AS wait, NULL::boolean AS more, NULL::bigint AS retries,
-           NULL::uuid AS partition_id, NULL AS queue_name, NULL AS partition_name,
-           m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.payload
+    SELECT m.o AS try, m.place, NULL::bigint AS outcome, NULL::interval AS wait, NULL::boolean AS more, NULL::bigint AS retries,
+           m.id, m.transaction_id AS name, m.producer_sub AS other, m.created_at, m.trace_id, m.payload
       FROM taken m
     UNION ALL
     SELECT t.o, -2,
            CASE WHEN t.id IS NULL THEN 6 WHEN t.first <> t.o THEN 8 WHEN t.o IN (SELECT o FROM free) THEN 0
-                WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > (SELECT ts FROM clock) THEN 3 ELSE 5 END::bigint,
-           CASE WHEN t.first <> t.o THEN t.first
-                ELSE (1000000 * extract(epoch FROM k.lease_expires_at - (SELECT ts FROM clock)))::bigint END,
-           NULL, NULL, t.id, t.queue_name, t.partition_name, NULL, NULL, NULL, NULL, NULL, NULL
+                WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > t.ts THEN 3 ELSE 5 END,
+           CASE WHEN t.first <> t.o THEN make_interval(secs => t.first) ELSE k.lease_expires_at - t.ts END,
+           NULL, NULL, t.id, t.queue_name, t.name, NULL, NULL, NULL
       FROM t
       LEFT JOIN LATERAL (
            SELECT k.partition_id, k.lease_expires_at
@@ -184,14 +181,10 @@ answer AS (
             WHERE k.partition_id = t.id AND k.consumer_group = t.grp AND t.first = t.o AND t.o NOT IN (SELECT o FROM free)
            OFFSET 0) k ON true
     UNION ALL
-    SELECT j.o, -1, CASE WHEN j.verdict = 1 THEN 0 ELSE j.verdict END,
-           (1000000 * extract(epoch FROM CASE j.verdict WHEN 9 THEN j.newest + j.win - (SELECT ts FROM clock)
-                                                        WHEN 4 THEN j.head + j.delay - (SELECT ts FROM clock) END))::bigint,
-           NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT j.o, -1, CASE WHEN j.verdict = 1 THEN 0 ELSE j.verdict END, j.wait, NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL
       FROM judged j
     UNION ALL
-    SELECT e.o, 0, 1, (1000000 * extract(epoch FROM e.lease_time))::bigint,
-           coalesce(e.followed, false), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT e.o, 0, 1, e.lease_time, coalesce(e.followed, false), NULL, NULL, NULL, NULL, NULL, NULL, NULL
       FROM ends e)
-SELECT try, place, outcome, wait, more, retries, partition_id, queue_name, partition_name, id, created_at, transaction_id, trace_id, producer_sub, payload::text
+SELECT try, place, outcome, (1000000 * extract(epoch FROM wait))::bigint, more, retries, id, name, other, created_at, trace_id, payload::text
   FROM (SELECT * FROM answer ORDER BY try, place OFFSET 0) a;
