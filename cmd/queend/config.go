@@ -77,7 +77,7 @@ type ServeCommand struct {
 		Timeout      Millis `name:"default-timeout" env:"DEFAULT_TIMEOUT" default:"30000" help:"How long a pop with wait=true waits that does not say, in ms."`
 		Batch        Int    `name:"default-batch-size" env:"DEFAULT_BATCH_SIZE" default:"1" help:"Most messages of a pop that does not say."`
 		Subscription string `name:"default-subscription-mode" env:"DEFAULT_SUBSCRIPTION_MODE" help:"Where a new consumer group begins that does not say: empty (or all) at the beginning, new (or new-only) with what is pushed from then on."`
-		Parked       Int    `name:"parked-pops-max" env:"QUEEND_PARKED_POPS_MAX" default:"100000" help:"Pops that may wait for messages at once; further ones hear 503."`
+		Parked       Int    `name:"parked-pops-max" env:"QUEEND_PARKED_POPS_MAX" default:"100000" help:"Pops that may wait for messages at once; further ones are answered at once, with success:false."`
 	} `embed:"" group:"Pops"`
 
 	Local struct {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -23,6 +21,7 @@ import (
 type message struct {
 	ID, TransactionID, Queue, Partition, PartitionID, LeaseID, ConsumerGroup string
 	Data                                                                     json.RawMessage
+	RetryCount                                                               int
 }
 
 // popped is the answer to a pop.
@@ -35,29 +34,9 @@ type popped struct {
 	text     string
 }
 
-// call sends a request and returns status and body. Any goroutine: a failure to get an
-// answer is status 0.
-func (p *process) call(method, path, body string) (int, string) {
-	client := http.Client{Timeout: neverHangs}
-	r, err := http.NewRequest(method, p.url(path), strings.NewReader(body))
-	if err != nil {
-		return 0, err.Error()
-	}
-	answer, err := client.Do(r)
-	if err != nil {
-		return 0, err.Error()
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return 0, err.Error()
-	}
-	return answer.StatusCode, string(text)
-}
-
 // pop pops with a path behind /api/v1/pop, such as "/queue/q?batch=10". Any goroutine.
 func (p *process) pop(path string) (a popped) {
-	a.status, a.text = p.call("GET", "/api/v1/pop"+path, "")
+	a.status, _, a.text = p.ask("GET", "/api/v1/pop"+path, "")
 	if err := json.Unmarshal([]byte(a.text), &a); err != nil {
 		a.Error = err.Error()
 	}
@@ -73,7 +52,7 @@ func (p *process) ack(a popped, group, status string) (bool, string) {
 		}
 		fmt.Fprintf(&b, `{"transactionId":%q,"partitionId":%q,"leaseId":%q,"status":%q}`, m.TransactionID, m.PartitionID, m.LeaseID, status)
 	}
-	code, text := p.call("POST", "/api/v1/ack/batch", `{"acknowledgments":[`+b.String()+`],"consumerGroup":"`+group+`"}`)
+	code, _, text := p.ask("POST", "/api/v1/ack/batch", `{"acknowledgments":[`+b.String()+`],"consumerGroup":"`+group+`"}`)
 	var items []struct{ Success bool }
 	if err := json.Unmarshal([]byte(text), &items); code != 200 || err != nil || len(items) != len(a.Messages) {
 		return false, text
@@ -205,7 +184,7 @@ func TestAParkedPopIsWoken(t *testing.T) {
 
 	configure := func(body string) {
 		t.Helper()
-		if status, text := a.call("POST", "/api/v1/configure", body); status != 200 {
+		if status, _, text := a.ask("POST", "/api/v1/configure", body); status != 200 {
 			t.Fatal(status, text)
 		}
 	}
@@ -222,7 +201,7 @@ func TestAParkedPopIsWoken(t *testing.T) {
 		t.Fatal(got.text)
 	}
 	f("a seek", "/queue/sought?batch=5&consumerGroup=g", 1, func() {
-		if status, text := a.call("POST", "/api/v1/consumer-groups/g/queues/sought/seek", `{"timestamp":"2000-01-01T00:00:00Z"}`); status != 200 {
+		if status, _, text := a.ask("POST", "/api/v1/consumer-groups/g/queues/sought/seek", `{"timestamp":"2000-01-01T00:00:00Z"}`); status != 200 {
 			t.Error(status, text)
 		}
 	})
@@ -230,7 +209,7 @@ func TestAParkedPopIsWoken(t *testing.T) {
 }
 
 func metricsOf(p *process) string {
-	_, text := p.call("GET", "/metrics/prometheus", "")
+	_, _, text := p.ask("GET", "/metrics/prometheus", "")
 	return text
 }
 
