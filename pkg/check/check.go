@@ -138,22 +138,27 @@ next:
 // Run checks the database that conn is connected to. An error means that it could not;
 // what was found until then is in the report.
 func Run(ctx context.Context, conn *pgx.Conn, o Options) (Report, error) {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return Report{}, fmt.Errorf("cannot begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	return inside(ctx, tx, o)
+}
+
+// inside checks what a transaction sees.
+func inside(ctx context.Context, tx pgx.Tx, o Options) (Report, error) {
 	if o.FindingsMax <= 0 {
 		o.FindingsMax = FindingsMaxDefault
 	}
 	if o.Progress == nil {
 		o.Progress = func(string) {}
 	}
-	c := &checker{options: o, began: time.Now(), spoke: time.Now()}
+	c := &checker{options: o, tx: tx, spoke: time.Now()}
 	c.report.Findings, c.report.Notes, c.report.Counts = []Finding{}, []Finding{}, map[Kind]int{}
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-	if err != nil {
-		return c.report, fmt.Errorf("cannot begin: %w", err)
-	}
-	defer func() { _ = tx.Rollback(ctx) }()
-	c.tx = tx
-	err = c.run(ctx)
-	c.report.Took = time.Since(c.began)
+	began := time.Now()
+	err := c.run(ctx)
+	c.report.Took = time.Since(began)
 	return c.report, err
 }
 
@@ -162,7 +167,6 @@ type checker struct {
 	options Options
 	tx      pgx.Tx
 	report  Report
-	began   time.Time
 	spoke   time.Time
 }
 

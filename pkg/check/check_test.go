@@ -86,6 +86,13 @@ func (d *db) check(o Options) Report {
 func (d *db) finds(want ...string) Report {
 	d.t.Helper()
 	r := d.check(Options{})
+	d.are(r, want)
+	return r
+}
+
+// are checks which kinds were found.
+func (d *db) are(r Report, want []string) {
+	d.t.Helper()
 	var got []string
 	for kind, n := range r.Counts {
 		got = append(got, fmt.Sprintf("%s %d", kind, n))
@@ -94,7 +101,6 @@ func (d *db) finds(want ...string) Report {
 	if !slices.Equal(got, want) {
 		d.t.Errorf("found %q, want %q:\n%s", got, want, r.String())
 	}
-	return r
 }
 
 // populate pushes, pops, acknowledges and buries, all by the rules.
@@ -134,13 +140,25 @@ func TestADatabaseThatWasTakenOverIsHealthy(t *testing.T) {
 func TestEachFaultIsFound(t *testing.T) {
 	// p0 is one partition, its head has number 24 or so.
 	const p0 = `(SELECT p.id FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = 'q0' AND p.name = 'p0')`
+	healthy := database(t, "")
+	healthy.run(populate)
 	f := func(name, fault string, want ...string) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
-			d := database(t, "")
-			d.run(populate)
+			d := &db{t: t, conn: healthy.conn}
+			ctx, cancel := context.WithTimeout(context.Background(), hang)
+			defer cancel()
+			tx, err := d.conn.Begin(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(ctx) }() // and the database is healthy again
 			d.run(strings.ReplaceAll(fault, "P0", p0))
-			r := d.finds(want...)
+			r, err := inside(ctx, tx, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.are(r, want)
 			for _, list := range [][]Finding{r.Findings, r.Notes} {
 				for _, finding := range list {
 					if finding.What == "" || finding.Remedy == "" || !strings.HasSuffix(finding.Remedy, ".") && !strings.HasSuffix(finding.Remedy, ").") {
@@ -185,6 +203,7 @@ func TestEachFaultIsFound(t *testing.T) {
 	f("messages of a partition that is gone", `DELETE FROM queen.queues WHERE name = 'q0'`, "messages-of-no-partition 7")
 	f("cursors of a partition that is gone", `SET session_replication_role = replica; DELETE FROM queen.partitions WHERE id = P0`,
 		"cursor-of-no-partition 4", "head-without-partition 1", "messages-of-no-partition 1")
+	f("nothing", ``)
 	f("a partition of a queue that is gone", `SET session_replication_role = replica; DELETE FROM queen.queues WHERE name = 'q0'`, "partition-without-queue 7")
 }
 
@@ -200,7 +219,10 @@ func TestManyFindingsAreCountedAndSomeListed(t *testing.T) {
 
 func TestAPartitionLongerThanASliceIsOneSequence(t *testing.T) {
 	d := database(t, "")
-	d.run(fmt.Sprintf(`SELECT queen.push_messages_v2((SELECT jsonb_agg(jsonb_build_object('queue', 'q', 'partition', 'p' || i / 100000, 'payload', 1)) FROM generate_series(1, %d) i))`, 2*sliceMessagesMax+7))
+	d.run(`SELECT queen.push_messages_v2('[{"queue":"q","payload":1}]')`)
+	d.run(fmt.Sprintf(`INSERT INTO queen.messages (transaction_id, partition_id, payload, created_at, seq)
+			SELECT 'more' || i, id, '1', clock_timestamp() + i * interval '1 us', i FROM queen.partitions, generate_series(2, %d) i;
+		UPDATE queen.partition_lookup l SET seq = m.seq, last_message_id = m.id, last_message_created_at = m.created_at FROM queen.messages m WHERE m.seq = %[1]d`, 2*sliceMessagesMax+7))
 	if r := d.finds(); r.Messages != 2*sliceMessagesMax+7 {
 		t.Errorf("%d messages", r.Messages)
 	}
