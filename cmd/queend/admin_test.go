@@ -79,6 +79,7 @@ func TestAnAdministrativeSessionFromEndToEnd(t *testing.T) {
 	p.says("DELETE", "/api/v1/consumer-groups/cg", "", 200, `{"consumerGroup":"cg","deletedPartitions":2,"metadataDeleted":true,"success":true}`)
 	p.says("DELETE", message+partition+"/tx-2", "", 200, `{"message":"Message deleted successfully","partitionId":"U","success":true,"transactionId":"tx-2"}`)
 	p.says("DELETE", message+partition+"/tx-2", "", 200, `{"message":"Message not found","partitionId":"U","success":false,"transactionId":"tx-2"}`)
+	sound(t, db)
 	p.says("DELETE", "/api/v1/resources/queues/g.orders", "", 200, `{"deleted":true,"existed":true,"queue":"g.orders"}`)
 	p.says("DELETE", "/api/v1/resources/queues/g.orders", "", 200, `{"deleted":true,"existed":false,"queue":"g.orders"}`)
 	if n := query[int](t, db, `SELECT count(*) FROM queen.messages`); n != 0 {
@@ -146,6 +147,7 @@ func TestAParkedPopHearsOfWhatIsPutBack(t *testing.T) {
 	f("DELETE", "/api/v1/consumer-groups/g/queues/q", "", "[b a]")
 	p.says("POST", "/api/v1/messages/"+partition+"/b/dlq", `{"consumerGroup":"g"}`, 200, `{"consumerGroup":"g","message":"Message moved to the dead letter queue","partitionId":"U","success":true,"transactionId":"b"}`)
 	f("POST", "/api/v1/dlq/redrive", `{"consumerGroup":"g"}`, "[b]")
+	sound(t, db)
 }
 
 // Queues are deleted and made again under the hands of those who push. Nobody is left
@@ -189,6 +191,7 @@ func TestAQueueIsDeletedWhileTwoProcessesPush(t *testing.T) {
 	if n := query[int](t, db, `SELECT count(*) FROM queen.partition_lookup h WHERE h.seq <> (SELECT count(*) FROM queen.messages m WHERE m.partition_id = h.partition_id)`); n != 0 {
 		t.Errorf("%d heads do not count right", n)
 	}
+	sound(t, db)
 }
 
 func TestAdministrativeRoutesHear503WhilePostgreSQLIsAway(t *testing.T) {

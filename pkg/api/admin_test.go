@@ -313,10 +313,13 @@ func (w *adminWorld) consume(partition, group, transaction string) {
 // lease gives a group a lease of a partition, as a pop does.
 func (w *adminWorld) lease(partition, group string) {
 	w.t.Helper()
-	w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group, lease_expires_at, lease_acquired_at, worker_id, batch_size)
-		VALUES ($1, $2, now() + interval '1 hour', now(), 'worker', 3)
+	w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group, lease_expires_at, lease_acquired_at, worker_id, batch_size,
+			lease_end_created_at, lease_end_id, lease_end_seq)
+		SELECT h.partition_id, $2, now() + interval '1 hour', now(), 'worker', 3, h.last_message_created_at, h.last_message_id, h.seq
+		  FROM queen.partition_lookup h WHERE h.partition_id = $1
 		ON CONFLICT (partition_id, consumer_group) DO UPDATE SET lease_expires_at = excluded.lease_expires_at, lease_acquired_at = now(),
-			worker_id = excluded.worker_id, batch_size = excluded.batch_size`, partition, group)
+			worker_id = excluded.worker_id, batch_size = excluded.batch_size, lease_end_created_at = excluded.lease_end_created_at,
+			lease_end_id = excluded.lease_end_id, lease_end_seq = excluded.lease_end_seq`, partition, group)
 }
 
 // bury writes a dead letter, as an ack does.

@@ -11,7 +11,7 @@ import (
 func (w *adminWorld) state(queue string, want ...string) {
 	w.t.Helper()
 	w.holds(`SELECT p.name, c.consumer_group, coalesce(m.transaction_id, CASE WHEN c.last_consumed_created_at IS NULL THEN '-' ELSE '?' END), c.last_seq,
-			CASE WHEN c.lease_expires_at IS NULL AND c.worker_id IS NULL AND c.batch_size = 0 AND c.acked_count = 0 AND c.batch_retry_count = 0 THEN 'free' ELSE 'leased' END
+			CASE WHEN c.lease_expires_at IS NULL AND c.worker_id IS NULL AND num_nonnulls(c.lease_end_created_at, c.lease_end_id, c.lease_end_seq) = 0 AND c.batch_size = 0 AND c.acked_count = 0 AND c.batch_retry_count = 0 THEN 'free' ELSE 'leased' END
 		FROM queen.partition_consumers c JOIN queen.partitions p ON p.id = c.partition_id JOIN queen.queues q ON q.id = p.queue_id
 		LEFT JOIN queen.messages m ON m.partition_id = p.id AND (m.created_at, m.id) = (c.last_consumed_created_at, c.last_consumed_id)
 		WHERE q.name = '`+queue+`' ORDER BY 1, 2`, want...)

@@ -68,7 +68,8 @@ func TestARetryEndsTheLeaseOfWhoMayHoldTheMessage(t *testing.T) {
 	w.lease(p, "past")
 	w.lease(p, "holds")
 	w.says("POST", "/api/v1/messages/"+p+"/a/retry", "", 200, `{"message":"Message is delivered again","messageId":"U","partitionId":"U","success":true,"transactionId":"a"}`)
-	w.holds(`SELECT consumer_group, worker_id IS NULL, lease_expires_at IS NULL, batch_size FROM queen.partition_consumers ORDER BY 1`, "holds|t|t|0", "past|f|f|3")
+	w.holds(`SELECT consumer_group, worker_id IS NULL, lease_expires_at IS NULL, num_nulls(lease_end_created_at, lease_end_id, lease_end_seq), batch_size FROM queen.partition_consumers ORDER BY 1`,
+		"holds|t|t|3|0", "past|f|f|0|3")
 }
 
 func TestAMessageThatIsGoneIsPutBackFromItsDeadLetter(t *testing.T) {

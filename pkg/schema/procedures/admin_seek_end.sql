@@ -14,5 +14,6 @@ SELECT gen_random_uuid(), p.id, $1::text, h.last_message_id,
     ON CONFLICT (partition_id, consumer_group) DO UPDATE
    SET last_consumed_id = excluded.last_consumed_id, last_consumed_created_at = excluded.last_consumed_created_at,
        last_seq = excluded.last_seq, lease_expires_at = NULL, lease_acquired_at = NULL, worker_id = NULL,
+       lease_end_created_at = NULL, lease_end_id = NULL, lease_end_seq = NULL,
        message_batch = NULL, batch_size = 0, acked_count = 0, batch_retry_count = 0
 RETURNING to_char(c.last_consumed_created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
