@@ -163,7 +163,9 @@ func (b *AckBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		case ackWriteStep:
 			b.written()
 		case extendStep:
-			b.leases.extended(&b.roll)
+			if !b.leases.extended(&b.roll) {
+				b.again()
+			}
 		case releaseStep:
 			b.leases.released(&b.roll)
 		}

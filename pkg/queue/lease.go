@@ -106,10 +106,11 @@ type leaseRow struct {
 	seconds   int
 	lo, hi    int
 
-	found bool
-	live  bool
-	ends  int64
-	freed []Freed
+	found    bool
+	live     int // so many rows live
+	extended int // and so many were extended
+	ends     int64
+	freed    []Freed
 }
 
 func (w *leaseWork) reset() {
@@ -208,24 +209,29 @@ func (w *leaseWork) statement(name string, bufs ...int) []Statement {
 	return w.stmts
 }
 
-// extendRow takes (ordinality, new end), and (ordinality, null) for each row that has the
-// lease, live or not.
+// extendRow takes (ordinality, true, new end), and (ordinality, whether it lives, null) for
+// each row that has the lease.
 func (w *leaseWork) extendRow(stmt int, v [][]byte) {
 	if stmt != len(w.stmts)-1 {
 		return
 	}
 	row := &w.rows[int8Column(v[0])-1]
-	row.found = true
-	if v[1] == nil {
+	if v[2] != nil {
+		ends := int64(int8Column(v[2])) + epochMicros
+		if row.extended++; row.extended == 1 || ends < row.ends {
+			row.ends = ends
+		}
 		return
 	}
-	if ends := int64(int8Column(v[1])) + epochMicros; !row.live || ends < row.ends {
-		row.live, row.ends = true, ends
+	if row.found = true; boolColumn(v[1]) {
+		row.live++
 	}
 }
 
-// extended: the extensions are committed.
-func (w *leaseWork) extended(r *roll) {
+// extended: the extensions are committed. false: some row was changed meanwhile, and its
+// lease is to be extended again.
+func (w *leaseWork) extended(r *roll) bool {
+	all := true
 	for i := range w.rows {
 		row := &w.rows[i]
 		for _, at := range w.order[row.lo:row.hi] {
@@ -240,14 +246,18 @@ func (w *leaseWork) extended(r *roll) {
 				continue
 			case !row.found:
 				l.Why = leaseNotFound
-			case !row.live:
+			case row.live == 0:
 				l.Why = leaseExpired
+			case row.extended < row.live:
+				all = false
+				continue
 			default:
 				l.Why, l.Expires = "", row.ends
 			}
 			r.decide(int(at), Fault{})
 		}
 	}
+	return all
 }
 
 // releaseRow takes (ordinality, queue, group, partition).

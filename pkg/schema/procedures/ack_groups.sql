@@ -1,6 +1,7 @@
 -- ack, read 2 of 2: the cursors and leases, each distinct (partition, group) once, with
 -- what the answer names. It locks nothing: ack_write compares before it sets. A
--- partition that is not there is left out.
+-- partition that is not there is left out. Each LATERAL is one probe of a key, whatever
+-- the planner thinks of the tables.
 -- $1 uuid[] partitions, $2 text[] groups
 SELECT u.o, q.name, p.name, coalesce(q.retry_limit, 3),
        c.partition_id IS NOT NULL,
@@ -10,7 +11,9 @@ SELECT u.o, q.name, p.name, coalesce(q.retry_limit, 3),
        c.lease_end_created_at, c.lease_end_id,
        h.last_message_created_at, h.last_message_id
   FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY u (part, grp, o)
-  JOIN queen.partitions p ON p.id = u.part
-  JOIN queen.queues q ON q.id = p.queue_id
-  LEFT JOIN queen.partition_lookup h ON h.partition_id = u.part
-  LEFT JOIN queen.partition_consumers c ON c.partition_id = u.part AND c.consumer_group = u.grp;
+ CROSS JOIN LATERAL (SELECT x.name, x.queue_id FROM queen.partitions x WHERE x.id = u.part OFFSET 0) p
+ CROSS JOIN LATERAL (SELECT x.name, x.retry_limit FROM queen.queues x WHERE x.id = p.queue_id OFFSET 0) q
+  LEFT JOIN LATERAL (SELECT x.last_message_created_at, x.last_message_id
+                       FROM queen.partition_lookup x WHERE x.partition_id = u.part OFFSET 0) h ON true
+  LEFT JOIN LATERAL (SELECT x.* FROM queen.partition_consumers x
+                      WHERE x.partition_id = u.part AND x.consumer_group = u.grp OFFSET 0) c ON true;

@@ -1,31 +1,35 @@
 -- ack, write: moves cursors and ends leases where they are still what was read, and returns
 -- which were. Rows are locked in one global order, so that two batches cannot wait for
--- each other; a row that its last holder has changed is compared as it is then.
--- NO KEY: references to the row may be checked meanwhile.
+-- each other. The row is updated by where it is: one that was changed while its lock was
+-- waited for has moved and is not found, which is to say that it is not what was read.
+-- NO KEY: references to the row may be checked meanwhile. The LATERAL keeps the plan to
+-- one probe of the key for each.
 -- Per (partition, group): $1 uuid[] partition, $2 text[] group; what was read: $3 timestamptz[]
 -- and $4 uuid[] cursor, $5 text[] worker, $6 timestamptz[] end of the lease, $7 int4[] acked,
 -- $8 int4[] retries, $9 bool[] the lease must live still; what to write: $10 timestamptz[]
 -- and $11 uuid[] cursor, $12 int8[] its number, $13 bool[] the lease ends, $14 int4[] acked,
 -- $15 int4[] retries, $16 int4[] messages and $17 int4[] batches more consumed.
-WITH u AS MATERIALIZED (
-    SELECT *
-      FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::timestamptz[], $7::int4[], $8::int4[], $9::bool[],
-                  $10::timestamptz[], $11::uuid[], $12::int8[], $13::bool[], $14::int4[], $15::int4[], $16::int4[], $17::int4[]) WITH ORDINALITY
-           u (part, grp, was_at, was_id, was_worker, was_expires, was_acked, was_retries, must_live,
-              new_at, new_id, new_seq, ends, acked, retries, messages, batches, o)),
-held AS MATERIALIZED (
-    SELECT u.o
-      FROM u
-      JOIN queen.partition_consumers c ON c.partition_id = u.part AND c.consumer_group = u.grp
-     WHERE c.last_consumed_created_at IS NOT DISTINCT FROM u.was_at
-       AND coalesce(c.last_consumed_id, '00000000-0000-0000-0000-000000000000') = u.was_id
-       AND c.worker_id IS NOT DISTINCT FROM u.was_worker
-       AND c.lease_expires_at IS NOT DISTINCT FROM u.was_expires
-       AND coalesce(c.acked_count, 0) = u.was_acked
-       AND coalesce(c.batch_retry_count, 0) = u.was_retries
-       AND (NOT u.must_live OR c.lease_expires_at > clock_timestamp())
-     ORDER BY c.partition_id, c.consumer_group
-       FOR NO KEY UPDATE OF c)
+WITH held AS MATERIALIZED (
+    SELECT u.*, c.tid
+      FROM (SELECT *
+              FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::uuid[], $5::text[], $6::timestamptz[], $7::int4[], $8::int4[], $9::bool[],
+                          $10::timestamptz[], $11::uuid[], $12::int8[], $13::bool[], $14::int4[], $15::int4[], $16::int4[], $17::int4[]) WITH ORDINALITY
+                   a (part, grp, was_at, was_id, was_worker, was_expires, was_acked, was_retries, must_live,
+                      new_at, new_id, new_seq, ends, acked, retries, messages, batches, o)
+             ORDER BY a.part, a.grp COLLATE "C") u
+     CROSS JOIN LATERAL (
+            SELECT x.ctid AS tid
+              FROM queen.partition_consumers x
+             WHERE x.partition_id = u.part
+               AND x.consumer_group = u.grp
+               AND x.last_consumed_created_at IS NOT DISTINCT FROM u.was_at
+               AND coalesce(x.last_consumed_id, '00000000-0000-0000-0000-000000000000') = u.was_id
+               AND x.worker_id IS NOT DISTINCT FROM u.was_worker
+               AND x.lease_expires_at IS NOT DISTINCT FROM u.was_expires
+               AND coalesce(x.acked_count, 0) = u.was_acked
+               AND coalesce(x.batch_retry_count, 0) = u.was_retries
+               AND (NOT u.must_live OR x.lease_expires_at > clock_timestamp())
+               FOR NO KEY UPDATE) c)
 UPDATE queen.partition_consumers c
    SET last_consumed_created_at = u.new_at,
        last_consumed_id = u.new_id,
@@ -42,7 +46,6 @@ UPDATE queen.partition_consumers c
        batch_retry_count = u.retries,
        total_messages_consumed = coalesce(c.total_messages_consumed, 0) + u.messages,
        total_batches_consumed = coalesce(c.total_batches_consumed, 0) + u.batches
-  FROM held
-  JOIN u USING (o)
- WHERE c.partition_id = u.part AND c.consumer_group = u.grp
-RETURNING held.o;
+  FROM held u
+ WHERE c.ctid = u.tid
+RETURNING u.o;

@@ -1,24 +1,25 @@
 -- lease release: ends leases that nobody will use, as if their messages had not been
 -- delivered: nothing is counted. Lease ids of ours say in which partitions they may be;
--- ids that do not are for lease_release_scan. Rows are locked in one global order.
+-- ids that do not are for lease_release_scan. Rows are locked in one global order. A
+-- row that was changed while its lock was waited for is not found where it was and keeps
+-- its lease until that runs out: somebody works with it.
 -- $1 uuid[] first and $2 uuid[] last partition it may be in, $3 text[] lease
-WITH u AS MATERIALIZED (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY u (low, high, lease, o)),
-held AS MATERIALIZED (
-    SELECT u.o, c.partition_id, c.consumer_group
-      FROM u
-      JOIN queen.partition_consumers c ON c.partition_id BETWEEN u.low AND u.high AND c.worker_id = u.lease
-     ORDER BY c.partition_id, c.consumer_group
-       FOR NO KEY UPDATE OF c),
+WITH held AS MATERIALIZED (
+    SELECT u.o, c.tid
+      FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[]) WITH ORDINALITY a (low, high, lease, o) ORDER BY a.low) u
+     CROSS JOIN LATERAL (
+            SELECT x.ctid AS tid
+              FROM queen.partition_consumers x
+             WHERE x.partition_id BETWEEN u.low AND u.high AND x.worker_id = u.lease
+               FOR NO KEY UPDATE) c),
 freed AS (
     UPDATE queen.partition_consumers c
        SET lease_expires_at = NULL, lease_acquired_at = NULL, worker_id = NULL, batch_size = 0, acked_count = 0,
            lease_end_created_at = NULL, lease_end_id = NULL, lease_end_seq = NULL
-      FROM held
-      JOIN u USING (o)
-     WHERE c.partition_id = held.partition_id AND c.consumer_group = held.consumer_group AND c.worker_id = u.lease
-    RETURNING held.o, c.partition_id, c.consumer_group)
+      FROM held u
+     WHERE c.ctid = u.tid
+    RETURNING u.o, c.partition_id, c.consumer_group)
 SELECT freed.o, q.name, freed.consumer_group, freed.partition_id
   FROM freed
-  JOIN queen.partitions p ON p.id = freed.partition_id
-  JOIN queen.queues q ON q.id = p.queue_id;
+ CROSS JOIN LATERAL (SELECT x.queue_id FROM queen.partitions x WHERE x.id = freed.partition_id OFFSET 0) p
+ CROSS JOIN LATERAL (SELECT x.name FROM queen.queues x WHERE x.id = p.queue_id OFFSET 0) q;
