@@ -515,6 +515,9 @@ func (b *PopBatch) committed() {
 		}
 		s.rounds++
 		if e.op.Pop.Claimed > 0 || !b.again(&e.op.Pop, s, tries) {
+			if e.maybe {
+				b.leave(&e.op.Pop, tries)
+			}
 			b.decidePop(i, tries)
 		}
 	}
@@ -525,6 +528,16 @@ func (b *PopBatch) abandon(s *popState, tries []popTry) {
 	for i := range tries {
 		if t := &tries[i]; t.outcome == popClaimed && !s.auto {
 			b.undo = append(b.undo, popLease{t.id, s.group, string(b.lease(t))})
+		}
+	}
+}
+
+// leave: an earlier claim, whose answer was lost, may have leased what this one did not
+// take.
+func (b *PopBatch) leave(p *PopRequest, tries []popTry) {
+	for i := range tries {
+		if t := &tries[i]; t.outcome != popClaimed && t.outcome != popGone && t.outcome != popRepeat {
+			b.undo = append(b.undo, popLease{t.id, string(p.Group), string(b.lease(t))})
 		}
 	}
 }

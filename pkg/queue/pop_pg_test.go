@@ -619,6 +619,17 @@ func TestAClaimWhoseAnswerIsLostIsMadeAgain(t *testing.T) {
 	}
 	f(loseBefore, "a1 a2 b1 b2 claimed claimed")
 	f(loseAfter, "a1 a2 b1 b2 claimed claimed")
+	// What was leased in vain is not left leased: while the answer was lost, the first
+	// partition got so much that the second is not needed.
+	query(t, p.db, `DELETE FROM queen.partition_consumers`)
+	p.run(p.any("q", "a b", batchOf(1), partitionsOf(2), autoAck), p.any("q", "b", autoAck))
+	p.before = func([]Statement) outcome {
+		p.before = func([]Statement) outcome { p.push("q", "a", 3, 5); p.before = nil; return deliver }
+		return loseAfter
+	}
+	p.expectPop(p.any("q", "a b", batchOf(2), partitionsOf(2)), "a2 a3 claimed+ untried")
+	p.expectPop(p.any("q", "a b", batchOf(9), partitionsOf(2)), "b2 leased claimed")
+	query(t, p.db, `DELETE FROM queen.messages WHERE transaction_id > '2'`)
 	lost := "fault: the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"
 	f(loseBefore, lost, autoAck)
 	f(loseAfter, lost, autoAck)
