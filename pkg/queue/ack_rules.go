@@ -131,7 +131,26 @@ type ackRef struct {
 type effect struct {
 	messages, batches int
 	dead              []deadLetter
-	mustLive          bool // the lease was checked: it must not have run out when the row is written
+	buried            map[place]struct{} // dead, once it matters whether a message is among them
+	mustLive          bool               // the lease was checked: it must not have run out when the row is written
+}
+
+// bury adds a dead letter. A statement does not see the rows that it makes, so what it must
+// not make twice is not asked for twice.
+func (e *effect) bury(d deadLetter) {
+	if d.once && e.buried == nil {
+		e.buried = make(map[place]struct{}, len(e.dead)+1)
+		for i := range e.dead {
+			e.buried[e.dead[i].ref.at] = struct{}{}
+		}
+	}
+	if _, known := e.buried[d.ref.at]; known {
+		return
+	}
+	if e.buried != nil {
+		e.buried[d.ref.at] = struct{}{}
+	}
+	e.dead = append(e.dead, d)
 }
 
 // deadLetter is a message that is given up.
@@ -199,7 +218,7 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 			a.Success = false
 		case !c.there && (s == failedStatus || s == dlqStatus):
 			a.Dead = true
-			e.dead = append(e.dead, deadLetter{*r, reasonOf(a, reasonExhausted), 0, true})
+			e.bury(deadLetter{*r, reasonOf(a, reasonExhausted), 0, true})
 		case !c.there:
 			a.Released = Unset
 		case s == retryStatus:
@@ -224,7 +243,7 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 		default:
 			// Queen says nothing of the lease here, though it may end.
 			a.Dead = true
-			e.dead = append(e.dead, deadLetter{*r, reasonOf(a, reasonExhausted), before.retries, !r.at.after(c.at)})
+			e.bury(deadLetter{*r, reasonOf(a, reasonExhausted), before.retries, !r.at.after(c.at)})
 			c.pass(r, checked, e)
 		}
 	}
@@ -283,7 +302,7 @@ func (c *cursor) transact(r *ackRef, before *cursor, inDoubt bool, e *effect) st
 		return ""
 	}
 	a.Dead = true
-	e.dead = append(e.dead, deadLetter{*r, reasonOf(a, reasonUnknown), before.retries, !r.at.after(c.at)})
+	e.bury(deadLetter{*r, reasonOf(a, reasonUnknown), before.retries, !r.at.after(c.at)})
 	c.pass(r, checked, e)
 	c.end()
 	return ""

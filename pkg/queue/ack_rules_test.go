@@ -79,7 +79,9 @@ func (m *reader) call(limit int, asks []ask) []string {
 			}
 		default:
 			answers[i] = "yes dead"
-			m.dead = append(m.dead, a.message)
+			if !slices.Contains(m.dead, a.message) {
+				m.dead = append(m.dead, a.message)
+			}
 			pass(a.message)
 		}
 	}

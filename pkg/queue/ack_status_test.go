@@ -82,6 +82,20 @@ func TestDLQIsADeadLetterAtOnceAndOutlivesItsMessage(t *testing.T) {
 	}
 }
 
+func TestAMessageIsOneDeadLetterHoweverOftenOneWriteIsAskedForIt(t *testing.T) {
+	s := newRunner(t, database(t)).stream("q", 2)
+	s.lease(QueueMode, "L", 2)
+	a, b := s.ackOp(s.acks(QueueMode, "m1 dlq - first", "m1 dlq")), s.ackOp(s.acks(QueueMode, "m1 dlq"))
+	c := s.ackOp(s.acks("never popped", "m1 dlq - its", "m1 failed"))
+	s.run(NewAckBatch(), a, b, c)
+	if got, want := outcomes(a)+"; "+outcomes(b)+"; "+outcomes(c), "yes dead, yes dead; yes dead; yes dead, yes dead"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := s.dead(QueueMode)+" "+s.dead("never popped"), "m1|first|0|1 m1|its|0|1"; got != want {
+		t.Errorf("dead %q, want %q", got, want)
+	}
+}
+
 func TestRetryReleasesAndCountsNothing(t *testing.T) {
 	s := newRunner(t, database(t)).stream("q", 2)
 	s.lease(QueueMode, "L", 2)
