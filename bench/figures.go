@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -161,6 +162,9 @@ func measure(ctx context.Context, command string, o figureOptions, work func(w *
 		return err
 	}
 	if err := work(w, s, f); err != nil {
+		if o.statements {
+			err = errors.Join(err, w.printStatements(ctx, os.Stdout))
+		}
 		return fmt.Errorf("%w; queend wrote: %s", err, s.lastWords())
 	}
 	if err := f.surroundings(w); err != nil {

@@ -88,7 +88,7 @@ type wideQueue struct {
 
 // makeWide makes a queue's partitions by one message each, and drains them.
 func (w *world) makeWide(ctx context.Context, s *server, q *wideQueue, f *Figures) error {
-	const batch = 1000
+	const batch = 250 // more new ones in a push can take longer than a push may
 	say("making %d partitions", q.partitions)
 	c, err := load.Dial(ctx, s.addr)
 	if err != nil {
@@ -119,7 +119,7 @@ func (w *world) makeWide(ctx context.Context, s *server, q *wideQueue, f *Figure
 	f.add(time.Since(start).Seconds()*1e6/float64(q.partitions), "making %d partitions: µs each", q.partitions)
 	say("draining them")
 	start = time.Now()
-	request := load.Pop{Queue: q.name, Batch: batch, Partitions: batch, AutoAck: true, TimeoutMs: 1}.Request(s.addr)
+	request := load.Pop{Queue: q.name, Batch: 1000, Partitions: 1000, AutoAck: true, TimeoutMs: 1}.Request(s.addr)
 	for got := 0; got < q.partitions; {
 		answer, err := c.Do(request)
 		if err != nil {
