@@ -15,7 +15,13 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 # Modules with tests of their own; tools/ only pins the linter.
 MODULES := $(filter-out tools/,$(sort $(dir $(wildcard go.mod */go.mod))))
 
-.PHONY: help build run test test-race fuzz bench lint clean
+# What `make chaos` does: see `go run ./chaos -list`.
+ROW    ?= 14
+TRIALS ?= 3
+SEED   ?= 1
+LOAD   ?= small
+
+.PHONY: help build run test test-race fuzz bench chaos lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +43,9 @@ fuzz: postgres ## fuzz every target for FUZZTIME
 
 bench: build postgres ## take the short measurement of bench/
 	cd bench && go run . quick
+
+chaos: postgres ## do harm and check the promises (ROW, TRIALS, SEED, LOAD)
+	go run ./chaos -row $(ROW) -trials $(TRIALS) -seed $(SEED) -load $(LOAD)
 
 lint: ## gofmt, vet, staticcheck and the rules of the house
 	@sh scripts/lint.sh $(MODULES)

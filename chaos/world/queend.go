@@ -1,0 +1,218 @@
+package world
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Queend is one queend that is started, killed, paused and started again. Its address
+// changes with each start. Methods may be called from any goroutine.
+type Queend struct {
+	Name   string
+	binary string
+	env    []string
+	log    string // path
+
+	mu    sync.Mutex
+	run   *run
+	lives int
+}
+
+// run is one life.
+type run struct {
+	cmd     *exec.Cmd
+	address string
+	ready   chan struct{} // it said so
+	done    chan struct{} // it has ended
+	err     error         // how, once done is closed
+}
+
+// Queend prepares one; it logs to a file in dir. env are settings, NAME=value.
+func (w *World) Queend(name, dir string, env ...string) *Queend {
+	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOST=127.0.0.1", "PORT=0", "NUM_WORKERS=2", "WORKER_ID=" + name}
+	return &Queend{Name: name, binary: w.Binary, env: append(base, env...), log: filepath.Join(dir, name+".log")}
+}
+
+// Launch starts it and waits until it listens.
+func (q *Queend) Launch() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	file, err := os.OpenFile(q.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(q.binary)
+	cmd.Env = q.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start queend: %w", err)
+	}
+	q.lives++
+	fmt.Fprintf(file, "# life %d, pid %d\n", q.lives, cmd.Process.Pid)
+	r := &run{cmd: cmd, ready: make(chan struct{}), done: make(chan struct{})}
+	listening := make(chan string, 1)
+	go r.read(out, file, listening)
+	select {
+	case r.address = <-listening:
+		q.run = r
+		return nil
+	case <-r.done:
+		return fmt.Errorf("%s ended before it listened: %w", q.Name, errors.Join(r.err, errors.New(q.tail())))
+	case <-time.After(Hang):
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("%s does not listen", q.Name)
+	}
+}
+
+// read keeps the log and waits for the end.
+func (r *run) read(out io.Reader, file *os.File, listening chan<- string) {
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	ready := false
+	for lines.Scan() {
+		_, _ = file.Write(append(lines.Bytes(), '\n'))
+		var entry struct{ Message, Address string }
+		if json.Unmarshal(lines.Bytes(), &entry) != nil {
+			continue
+		}
+		switch {
+		case entry.Message == "listening":
+			listening <- entry.Address
+		case !ready && strings.Contains(entry.Message, "ready: pushes are stored"):
+			ready = true
+			close(r.ready)
+		}
+	}
+	_, _ = io.Copy(file, out) // a line that is too long
+	r.err = r.cmd.Wait()
+	fmt.Fprintf(file, "# ended: %v\n", r.cmd.ProcessState)
+	_ = file.Close()
+	close(r.done)
+}
+
+func (q *Queend) tail() string {
+	text, _ := os.ReadFile(q.log)
+	return string(text[max(0, len(text)-2000):])
+}
+
+// Ready waits until it stores pushes.
+func (q *Queend) Ready(ctx context.Context) error {
+	r := q.current()
+	if r == nil {
+		return errors.New(q.Name + " does not run")
+	}
+	select {
+	case <-r.ready:
+		return nil
+	case <-r.done:
+		return fmt.Errorf("%s ended: %w: %s", q.Name, r.err, q.tail())
+	case <-ctx.Done():
+		return fmt.Errorf("%s is not ready: %w", q.Name, ctx.Err())
+	}
+}
+
+func (q *Queend) current() *run {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.run
+}
+
+// ErrAway is what Dial says while no life of it runs: nothing was sent.
+var ErrAway = errors.New("queend does not run")
+
+// Dial connects to it.
+func (q *Queend) Dial() (net.Conn, error) {
+	r := q.current()
+	if r == nil {
+		return nil, ErrAway
+	}
+	return net.DialTimeout("tcp", r.address, 5*time.Second)
+}
+
+// Pid is its process, 0: none.
+func (q *Queend) Pid() int {
+	if r := q.current(); r != nil {
+		return r.cmd.Process.Pid
+	}
+	return 0
+}
+
+// Signal sends a signal.
+func (q *Queend) Signal(sig syscall.Signal) error {
+	r := q.current()
+	if r == nil {
+		return errors.New(q.Name + " does not run")
+	}
+	return r.cmd.Process.Signal(sig)
+}
+
+// Kill ends it with SIGKILL and waits for that.
+func (q *Queend) Kill() {
+	q.mu.Lock()
+	r := q.run
+	q.run = nil
+	q.mu.Unlock()
+	if r == nil {
+		return
+	}
+	_ = r.cmd.Process.Kill()
+	<-r.done
+}
+
+// Stop ends it with SIGTERM. An error says that it did not end well.
+func (q *Queend) Stop() error {
+	q.mu.Lock()
+	r := q.run
+	q.run = nil
+	q.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.done:
+		return fmt.Errorf("%s had ended by itself: %v: %s", q.Name, r.err, q.tail())
+	default:
+	}
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-r.done:
+		if r.err != nil {
+			return fmt.Errorf("%s did not stop well: %v: %s", q.Name, r.err, q.tail())
+		}
+		return nil
+	case <-time.After(Hang):
+		_ = r.cmd.Process.Kill()
+		<-r.done
+		return fmt.Errorf("%s did not stop", q.Name)
+	}
+}
+
+// Ended says that it ended by itself.
+func (q *Queend) Ended() error {
+	r := q.current()
+	if r == nil {
+		return nil
+	}
+	select {
+	case <-r.done:
+		return fmt.Errorf("%s has ended by itself: %v: %s", q.Name, r.err, q.tail())
+	default:
+		return nil
+	}
+}
