@@ -1,0 +1,356 @@
+package queue
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What PostgreSQL sends, written by hand: for what it does not do on demand.
+
+func int8Value(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+func int4Value(n int) []byte   { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+func boolValue(v bool) []byte {
+	if v {
+		return []byte{1}
+	}
+	return []byte{0}
+}
+
+// messageRow is a row of ack_messages: message n of a partition.
+func messageRow(o int, n int64) [][]byte {
+	return [][]byte{int8Value(int64(o)), int8Value(n), {15: byte(n)}, int8Value(n)}
+}
+
+// groupRow is a row of ack_groups: a live lease of three messages on a partition that has
+// been consumed up to message at.
+func groupRow(o int, at int64, lease string) [][]byte {
+	row := [][]byte{
+		int8Value(int64(o)), []byte("q"), []byte("p"), int4Value(3), boolValue(true), int8Value(at), {15: byte(at)}, int8Value(99), []byte(lease), boolValue(true),
+		int4Value(3), int4Value(0), int4Value(0), int8Value(3), {15: 3}, int8Value(9), {15: 9},
+	}
+	if at == 0 {
+		row[5] = nil
+	}
+	return row
+}
+
+func ackOf(t *testing.T, transaction string) *Op {
+	t.Helper()
+	op := new(Op)
+	if f := DecodeAck(op, []byte(`{"transactionId":"`+transaction+`","partitionId":"00000000-0000-0000-0000-000000000001","leaseId":"L"}`), &Config{}); f.Code != OK {
+		t.Fatal(f.Message)
+	}
+	return op
+}
+
+// names are the statements of a step.
+func names(step []Statement) string {
+	var list []string
+	for _, st := range step {
+		list = append(list, st.Name)
+	}
+	return strings.Join(list, " ")
+}
+
+const (
+	ackReading = "pop_plan ack_messages ack_groups"
+	ackWriting = "pop_plan ack_write"
+)
+
+func expectStep(t *testing.T, b conversation, want string) {
+	t.Helper()
+	if got := names(b.Step(0)); got != want {
+		t.Fatalf("step %q, want %q", got, want)
+	}
+}
+
+// answerRead answers a read of one ack: message n, consumed up to at.
+func answerRead(b *AckBatch, n, at int64) {
+	b.Row(planFirst, [][]byte{int8Value(7)})
+	b.Row(readMessages, messageRow(1, n))
+	b.Row(readGroups, groupRow(1, at, "L"))
+	b.StepDone(nil, 0)
+}
+
+func TestWhatBecomesOfAcksWhenPostgreSQLFails(t *testing.T) {
+	f := func(code string, action Action, class Class, then string) {
+		t.Helper()
+		for _, writing := range []bool{false, true} {
+			b := NewAckBatch()
+			op := ackOf(t, "m1")
+			b.Add(op)
+			expectStep(t, b, ackReading)
+			if writing {
+				answerRead(b, 1, 0)
+				expectStep(t, b, ackWriting)
+			}
+			v := b.StepDone(&SQLError{Code: code, Message: "m"}, 0)
+			if v.Action != action || v.Class != class || action == Wait && v.After <= 0 {
+				t.Errorf("%s, writing %v: %+v", code, writing, v)
+			}
+			if got := names(b.Step(0)); got != then {
+				t.Errorf("%s, writing %v: step %q, want %q", code, writing, got, then)
+			}
+			if then == "" && op.Fault.Code != Internal {
+				t.Errorf("%s: %+v", code, op.Fault)
+			}
+			if b.MayBeStored() != (writing && class == ClassUnknown) {
+				t.Errorf("%s, writing %v: may be stored: %v", code, writing, b.MayBeStored())
+			}
+		}
+	}
+	f("40P01", Wait, ClassRetry, ackReading)
+	f("55P03", Wait, ClassRetry, ackReading)
+	f("57014", Wait, ClassRetry, ackReading)
+	f("40003", Wait, ClassUnknown, ackReading)
+	f("23505", Wait, ClassDuplicate, ackReading)
+	f("57P01", Away, ClassAway, ackReading)
+	f("25006", Away, ClassAway, ackReading)
+	f("42P01", Away, ClassSetup, ackReading)
+	f("26000", Prepare, ClassLost, ackReading)
+	f("23503", Continue, ClassStale, ackReading)
+	f("23514", Continue, ClassData, "")
+
+	// Not for ever.
+	b := NewAckBatch()
+	op := ackOf(t, "m1")
+	b.Add(op)
+	for range RetriesMax {
+		expectStep(t, b, ackReading)
+		if v := b.StepDone(&SQLError{Code: "40P01", Message: "deadlock"}, 0); v.Action != Wait {
+			t.Errorf("%+v", v)
+		}
+	}
+	expectStep(t, b, ackReading)
+	if v := b.StepDone(&SQLError{Code: "40P01", Message: "deadlock"}, 0); v.Action != Continue || b.Step(0) != nil || op.Fault.Code != Unavailable || !strings.Contains(op.Fault.Message, "deadlock") {
+		t.Errorf("%+v, %+v", v, op.Fault)
+	}
+	// Statements that stay lost: another connection.
+	b, op = NewAckBatch(), ackOf(t, "m1")
+	b.Add(op)
+	for _, want := range []Action{Prepare, Away, Prepare} {
+		expectStep(t, b, ackReading)
+		if v := b.StepDone(&SQLError{Code: "26000"}, 0); v.Action != want {
+			t.Errorf("%+v, want %d", v, want)
+		}
+	}
+	// Others that are always faster.
+	b, op = NewAckBatch(), ackOf(t, "m1")
+	b.Add(op)
+	rounds := 0
+	for b.Step(0) != nil {
+		answerRead(b, 1, 0)
+		expectStep(t, b, ackWriting)
+		b.StepDone(nil, 0)
+		rounds++
+	}
+	if rounds != ackRoundsMax+1 || op.Fault.Code != Unavailable {
+		t.Errorf("%d rounds, %+v", rounds, op.Fault)
+	}
+}
+
+func TestAnAckThatWasGivenBackIsNotTouched(t *testing.T) {
+	for _, when := range []string{"reading", "read", "writing"} {
+		b := NewAckBatch()
+		late, other := ackOf(t, "m1"), ackOf(t, "m2")
+		late.Deadline, other.Deadline = time.Second, time.Minute
+		b.Add(late)
+		b.Add(other)
+		expectStep(t, b, ackReading)
+		expire := func() {
+			t.Helper()
+			if got := b.Expire(2 * time.Second); len(got) != 1 || got[0] != late || late.Fault.Code != Unavailable {
+				t.Fatalf("%s: %v", when, got)
+			}
+			*late = Op{} // its owner uses it for another request
+		}
+		if when == "reading" {
+			expire()
+		}
+		b.Row(planFirst, [][]byte{int8Value(7)})
+		b.Row(readMessages, messageRow(1, 1))
+		b.Row(readMessages, messageRow(2, 2))
+		b.Row(readGroups, groupRow(1, 0, "L"))
+		b.StepDone(nil, 0)
+		if when == "read" {
+			expire()
+		}
+		expectStep(t, b, ackWriting)
+		if when == "writing" {
+			expire()
+		}
+		b.Row(planFirst, [][]byte{int8Value(7)})
+		b.Row(1, [][]byte{int8Value(1)})
+		b.StepDone(nil, 0)
+		if b.Step(0) != nil || outcomes(other) != "yes" || len(late.Acks) != 0 || late.Fault.Code != OK {
+			t.Errorf("%s: %s, %+v", when, outcomes(other), late)
+		}
+		if got := b.Ops(); len(got) != 1 || got[0] != other {
+			t.Errorf("%s: %d ops", when, len(got))
+		}
+	}
+}
+
+func TestAcksThatAreDecidedNeedNotWaitForOthers(t *testing.T) {
+	b := NewAckBatch()
+	extend, ack := new(Op), ackOf(t, "m1")
+	if f := DecodeExtend(extend, []byte("L"), nil, &Config{}); f.Code != OK {
+		t.Fatal(f.Message)
+	}
+	b.Add(extend)
+	b.Add(ack)
+	expectStep(t, b, "lease_extend_scan")
+	b.StepDone(nil, 0)
+	expectStep(t, b, ackReading)
+	if got := b.Decided(); len(got) != 1 || got[0] != extend || extend.Lease.Why != leaseNotFound {
+		t.Errorf("%v", got)
+	}
+	b.Fail(Fault{Overloaded, "enough"})
+	if b.Step(0) != nil || ack.Fault.Code != Overloaded || extend.Fault.Code != OK {
+		t.Errorf("%+v, %+v", ack.Fault, extend.Fault)
+	}
+	b.Reset()
+	if b.Rows() != 0 || b.Bytes() != 0 || len(b.Ops()) != 0 || b.Step(0) != nil {
+		t.Error("a batch that was reset is not empty")
+	}
+}
+
+func transactionOf(t *testing.T, operations string) *Op {
+	t.Helper()
+	op := new(Op)
+	if f := DecodeTransaction(op, []byte(`{"operations":[`+operations+`]}`), &Config{}, NewIDs(wallMs)); f.Code != OK {
+		t.Fatal(f.Message)
+	}
+	return op
+}
+
+const (
+	anAck = `{"type":"ack","transactionId":"m1","partitionId":"00000000-0000-0000-0000-000000000001","leaseId":"L"}`
+	aPush = `{"type":"push","items":[{"queue":"q"}]}`
+	allOf = "push_lock push_insert pop_plan transaction_write"
+)
+
+// toCommit brings a batch with one transaction, anAck and aPush, to its commit.
+func toCommit(t *testing.T, b *TransactionBatch) {
+	t.Helper()
+	step := names(b.Step(0))
+	if step == asking {
+		b.StepDone(nil, 0)
+		step = names(b.Step(0))
+	}
+	if step != ackReading {
+		t.Fatalf("step %q", step)
+	}
+	b.Row(planFirst, [][]byte{int8Value(7)})
+	b.Row(readMessages, messageRow(1, 1))
+	b.Row(readGroups, groupRow(1, 0, "L"))
+	b.StepDone(nil, 0)
+	if step = names(b.Step(0)); step == resolving {
+		b.Row(resolveIDs, [][]byte{int8Value(1), {15: 5}, boolValue(false)})
+		b.StepDone(nil, 0)
+		step = names(b.Step(0))
+	}
+	if step != allOf {
+		t.Fatalf("step %q, want %q", step, allOf)
+	}
+}
+
+func TestWhatBecomesOfATransactionWhenPostgreSQLFails(t *testing.T) {
+	f := func(code, table string, action Action, then, fault string) {
+		t.Helper()
+		b := NewTransactionBatch(&Config{}, NewHints(0, 0))
+		op := transactionOf(t, anAck+","+aPush)
+		b.Add(op)
+		toCommit(t, b)
+		v := b.StepDone(&SQLError{Code: code, Message: "m", Table: table}, 0)
+		if got := names(b.Step(0)); v.Action != action || got != then {
+			t.Errorf("%s: %+v, step %q", code, v, got)
+		}
+		switch {
+		case then != "":
+		case op.Fault.Code != OK:
+			if op.Fault.Message != fault {
+				t.Errorf("%s: %+v", code, op.Fault)
+			}
+		default:
+			if op.Steps[0].Error != fault || !op.Steps[0].Alone {
+				t.Errorf("%s: %+v", code, op.Steps)
+			}
+		}
+	}
+	f("22012", "", Continue, ackReading, "")
+	f("23505", "messages", Continue, asking, "")
+	f("23505", "other", Wait, ackReading, "")
+	f("23503", "partition_consumers", Continue, ackReading, "")
+	f("23502", "messages", Continue, ackReading, "")
+	f("40P01", "", Wait, ackReading, "")
+	f("40003", "", Wait, asking, "")
+	f("57P01", "", Away, allOf, "")
+	f("26000", "", Prepare, allOf, "")
+	f("22001", "", Continue, "", "m")
+
+	// In doubt, a refusal is no proof that nothing was done.
+	b := NewTransactionBatch(&Config{}, NewHints(0, 0))
+	op := transactionOf(t, anAck+","+aPush)
+	b.Add(op)
+	toCommit(t, b)
+	b.Unknown()
+	toCommit(t, b)
+	b.StepDone(&SQLError{Code: "22001", Message: "m"}, 0)
+	if b.Step(0) != nil || op.Fault.Code != Unavailable || !b.MayBeStored() {
+		t.Errorf("%+v", op.Fault)
+	}
+
+	// Rows that are never what was read.
+	b, op = NewTransactionBatch(&Config{}, NewHints(0, 0)), transactionOf(t, anAck+","+aPush)
+	b.Add(op)
+	for range ackRoundsMax + 1 {
+		toCommit(t, b)
+		b.StepDone(&SQLError{Code: "22012"}, 0)
+	}
+	if b.Step(0) != nil || op.Fault.Code != Unavailable {
+		t.Errorf("%+v", op.Fault)
+	}
+}
+
+func TestATransactionThatWasGivenBackIsNotTouched(t *testing.T) {
+	b := NewTransactionBatch(&Config{}, NewHints(0, 0))
+	late, other := transactionOf(t, anAck+","+aPush), transactionOf(t, aPush)
+	late.Deadline, other.Deadline = time.Second, time.Minute
+	b.Add(late)
+	b.Add(other)
+	toCommit(t, b)
+	if got := b.Expire(2 * time.Second); len(got) != 1 || got[0] != late || late.Fault.Code != Unavailable {
+		t.Fatalf("%v", got)
+	}
+	*late = Op{}
+	b.Row(2, [][]byte{int8Value(7)})
+	b.Tag(pushInsert, 1)
+	b.StepDone(nil, 0)
+	expectStep(t, b, pushing)
+	b.Tag(pushInsert, 1)
+	b.StepDone(nil, 0)
+	if b.Step(0) != nil || other.Fault.Code != OK || other.Items[0].Status != Queued || len(late.Freed) != 0 || late.Fault.Code != OK {
+		t.Errorf("%+v, %+v", other.Fault, late)
+	}
+
+	// Also when the answer was an error, or none came.
+	for _, end := range []func(b *TransactionBatch){
+		func(b *TransactionBatch) { b.StepDone(&SQLError{Code: "23505", Table: "messages"}, 0) },
+		func(b *TransactionBatch) { b.StepDone(&SQLError{Code: "22001"}, 0) },
+		func(b *TransactionBatch) { b.Unknown() },
+	} {
+		b := NewTransactionBatch(&Config{}, NewHints(0, 0))
+		late := transactionOf(t, anAck+","+aPush)
+		late.Deadline = time.Second
+		b.Add(late)
+		toCommit(t, b)
+		b.Expire(2 * time.Second)
+		*late = Op{}
+		if end(b); b.Step(0) != nil || late.Fault.Code != OK || len(late.Steps) != 0 {
+			t.Errorf("%+v", late)
+		}
+	}
+}
