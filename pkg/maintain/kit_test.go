@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 )
 
 // hang is how long a test may wait for anything: a guard, not a measure.
-const hang = 2 * time.Minute
+const hang = 5 * time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -47,24 +48,57 @@ func taken(t *testing.T) *db {
 	return d
 }
 
+// free are databases that no test uses at the moment, by the SQL that they were made of.
+// Making one costs much more than emptying it.
+var free struct {
+	sync.Mutex
+	configs map[string][]*pgconn.Config
+}
+
 func database(t *testing.T, sql string) *db {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), hang)
 	defer cancel()
-	connString := postgrestest.Database(t)
-	config, err := pgconn.ParseConfig(connString)
+	d := &db{t: t}
+	free.Lock()
+	if list := free.configs[sql]; len(list) > 0 {
+		d.config, free.configs[sql] = list[len(list)-1], list[:len(list)-1]
+	}
+	free.Unlock()
+	old := d.config != nil
+	if !old {
+		connString, _ := postgrestest.DatabaseOn(t, postgrestest.Shared(t))
+		var err error
+		if d.config, err = pgconn.ParseConfig(connString); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		free.Lock()
+		defer free.Unlock()
+		if free.configs == nil {
+			free.configs = map[string][]*pgconn.Config{}
+		}
+		if !t.Failed() {
+			free.configs[sql] = append(free.configs[sql], d.config)
+		}
+	})
+	config, err := pgx.ParseConfig("host=replaced")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &db{t: t, config: config}
-	if d.conn, err = pgx.Connect(ctx, connString); err != nil {
+	config.Config = *d.config.Copy()
+	if d.conn, err = pgx.ConnectConfig(ctx, config); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.conn.Close(context.Background()) })
-	if sql != "" {
+	switch {
+	case old:
+		d.run(`TRUNCATE queen.queues, queen.messages, queen.retention_history, queen.messages_consumed, queen.queend_changes CASCADE`)
+	case sql != "":
 		d.run("%s", sql)
 	}
-	if _, err := schema.Migrate(ctx, config, nil); err != nil {
+	if _, err := schema.Migrate(ctx, d.config, nil); err != nil {
 		t.Fatal(err)
 	}
 	return d
