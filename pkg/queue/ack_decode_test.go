@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestAnAckThatMakesNoSenseIsRefused(t *testing.T) {
@@ -188,4 +190,70 @@ func TestARandomIDIsRandomAndSaysSo(t *testing.T) {
 	if a == b || a.String()[14] != '4' || !strings.ContainsRune("89ab", rune(a.String()[19])) {
 		t.Errorf("%s, %s", a, b)
 	}
+}
+
+// FuzzDecodingAcks holds what is read against encoding/json: the same texts are JSON, and
+// what is taken says the same.
+func FuzzDecodingAcks(f *testing.F) {
+	for _, seed := range []string{
+		`{"transactionId":"a","partitionId":"00000000-0000-0000-0000-000000000001","status":"dlq","error":"e"}`,
+		`{"acknowledgments":[{"transactionId":"\u0061\n","partitionId":"x"}],"consumerGroup":"g"}`,
+		`{"operations":[{"items":[{"queue":"\u0071","payload":{"a":[1,"\""]}},{"queue":"r"}],"type":"push"},{"type":"ack","transactionId":"t","partitionId":"p"}]}`,
+		`{"operations":[{"type":"push","items":[{"queue":"a"}],"items":[{"queue":"\ud83d\ude00"}]},{"type":"x"}]}`,
+		`{"seconds":1e3}`, `[]`, `{`, `null`,
+	} {
+		f.Add([]byte(seed))
+	}
+	ids := NewIDs(wallMs)
+	f.Fuzz(func(t *testing.T, body []byte) {
+		valid := json.Valid(body) && utf8.Valid(body)
+		op, c := new(Op), &Config{}
+		for name, fault := range map[string]Fault{
+			"ack": DecodeAck(op, body, c), "acks": DecodeAcks(op, body, c), "extend": DecodeExtend(op, nil, body, c), "transaction": DecodeTransaction(op, body, c, ids),
+		} {
+			if len(body) == 0 {
+				continue
+			}
+			if !valid && fault.Code == OK {
+				t.Errorf("%s takes %q", name, body)
+			}
+			if valid && strings.HasPrefix(fault.Message, refuseJSON) && !strings.Contains(fault.Message, badDepth) {
+				t.Errorf("%s refuses %q: %s", name, body, fault.Message)
+			}
+		}
+		// The operations of a transaction that was taken, read a second time.
+		if f := DecodeTransaction(op, body, c, ids); f.Code != OK {
+			return
+		}
+		var request struct {
+			Operations []map[string]json.RawMessage `json:"operations"`
+		}
+		if strings.Count(string(body), `"`) > 0 && json.Unmarshal(body, &request) != nil || len(request.Operations) == 0 {
+			return // it was said in other letters, which encoding/json takes for the same
+		}
+		n := 0
+		for _, o := range request.Operations {
+			var kind string
+			_ = json.Unmarshal(o["type"], &kind)
+			if kind != "push" {
+				n++
+				continue
+			}
+			var items []json.RawMessage
+			if err := json.Unmarshal(o["items"], &items); err != nil {
+				return
+			}
+			n += len(items)
+		}
+		if n != len(op.Steps) && !repeatsAKey(body) {
+			t.Errorf("%q: %d steps, want %d", body, len(op.Steps), n)
+		}
+	})
+}
+
+// repeatsAKey says whether one of the keys that matter may be there twice: encoding/json
+// merges what it finds then.
+func repeatsAKey(body []byte) bool {
+	text := strings.ToLower(string(body))
+	return strings.Count(text, `operations"`) > 1 || strings.Contains(text, `\u`) || strings.Contains(text, "\u017f") // which encoding/json takes for an s
 }
