@@ -34,7 +34,6 @@ type adminWorld struct {
 	config  *queue.Config
 	posts   chan func()
 	changed []string // what the hook heard
-	hold    bool     // answers are awaited by hand
 }
 
 func onFresh(t *testing.T) *adminWorld { return newAdminWorld(t, false) }

@@ -7,8 +7,9 @@ import (
 
 // The work of deleting a queue comes in pieces, each a transaction of its own.
 const (
-	deleteRowsMax       = 5000 // messages at a time
-	deletePartitionsMax = 1000 // partitions whose messages are looked for together
+	deleteRowsMax       = 5000   // messages at a time
+	deletePartitionsMax = 1000   // partitions whose messages are looked for, or that go, together
+	deleteAtOnceMax     = 20_000 // partitions that go with their queue: about a second
 )
 
 // deleteQueue deletes a queue with all that belongs to it. It is gone, for everybody and
@@ -16,10 +17,13 @@ const (
 // more, go after that in small ones. If that takes longer than workBudget, or is
 // interrupted, the sweep that keeps the database clean takes the rest. Where groups begin
 // is kept: a queue that is made again is read from there.
+//
+// A queue of more than deleteAtOnceMax partitions loses the others before, piece by piece.
 func (r *Router) deleteQueue(x Exchange, p Params) {
 	name := string(p.Get(0))
 	r.administer(x, func(s Session) (outcome, error) {
-		existed, err := deleteQueue(s, name, time.Now().Add(workBudget))
+		d := deletion{s: s, queue: name, until: time.Now().Add(workBudget), atOnce: deleteAtOnceMax}
+		existed, err := d.run()
 		if err != nil {
 			return outcome{}, err
 		}
@@ -31,36 +35,30 @@ func (r *Router) deleteQueue(x Exchange, p Params) {
 	})
 }
 
-func deleteQueue(s Session, name string, until time.Time) (existed bool, err error) {
-	layout, err := s.Rows("schema_layout")
-	if err != nil {
+// deletion is one of a queue.
+type deletion struct {
+	s      Session
+	queue  string
+	until  time.Time
+	atOnce int // partitions
+}
+
+func (d *deletion) run() (existed bool, err error) {
+	if err := d.prepare(); err != nil {
 		return false, err
 	}
-	if yes(layout[0][2]) {
-		// Queen's foreign key would delete all messages in the one transaction, however
-		// many there are: most of them go first.
-		partitions, err := partitionsOf(s, name)
-		if err != nil {
-			return false, err
-		}
-		if done, err := deleteMessages(s, partitions, until); err != nil {
-			return false, err
-		} else if !done {
-			return false, &refusal{503, "the queue has more messages than can be deleted at once; many of them are gone, ask again for the rest"}
-		}
-	}
 	var partitions []string
-	err = s.Transaction(func() (err error) {
-		if _, err = s.Rows("admin_queue_heads", name); err != nil {
+	err = d.s.Transaction(func() (err error) {
+		if _, err = d.s.Rows("admin_queue_heads", d.queue); err != nil {
 			return err
 		}
-		if _, err = s.Rows("admin_queue_lock", name); err != nil {
+		if _, err = d.s.Rows("admin_queue_lock", d.queue); err != nil {
 			return err
 		}
-		if partitions, err = partitionsOf(s, name); err != nil {
+		if partitions, err = partitionsOf(d.s, d.queue); err != nil {
 			return err
 		}
-		gone, err := s.Rows("admin_queue_delete", name)
+		gone, err := d.s.Rows("admin_queue_delete", d.queue)
 		if err == nil {
 			existed = string(gone[0][0]) != "0"
 		}
@@ -70,9 +68,53 @@ func deleteQueue(s Session, name string, until time.Time) (existed bool, err err
 		return false, err
 	}
 	// The queue is gone whether or not this succeeds.
-	_, _ = deleteMessages(s, partitions, until)
+	_, _ = d.messages(partitions)
 	return existed, nil
 }
+
+// prepare makes what is left for the one transaction small.
+func (d *deletion) prepare() error {
+	partitions, err := partitionsOf(d.s, d.queue)
+	if err != nil {
+		return err
+	}
+	layout, err := d.s.Rows("schema_layout")
+	if err != nil {
+		return err
+	}
+	if yes(layout[0][2]) {
+		// Queen's foreign key would delete all messages in that transaction, however many
+		// there are.
+		if done, err := d.messages(partitions); err != nil {
+			return err
+		} else if !done {
+			return tooLong
+		}
+	}
+	for len(partitions) > d.atOnce {
+		if time.Now().After(d.until) {
+			return tooLong
+		}
+		piece := partitions[:min(len(partitions)-d.atOnce, deletePartitionsMax)]
+		err := d.s.Transaction(func() error {
+			if _, err := d.s.Rows("push_lock", piece); err != nil {
+				return err
+			}
+			_, err := d.s.Rows("admin_queue_piece", piece)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := d.messages(piece); err != nil {
+			return err
+		}
+		partitions = partitions[len(piece):]
+	}
+	return nil
+}
+
+var tooLong = &refusal{503, "the queue is too large to be deleted at once; much of it is gone, ask again for the rest"}
 
 func partitionsOf(s Session, name string) ([]string, error) {
 	rows, err := s.Rows("admin_queue_partitions", name)
@@ -83,16 +125,16 @@ func partitionsOf(s Session, name string) ([]string, error) {
 	return partitions, err
 }
 
-// deleteMessages deletes the messages of partitions, piece by piece, and says whether it
-// is done with all of them.
-func deleteMessages(s Session, partitions []string, until time.Time) (done bool, err error) {
+// messages deletes the messages of partitions, piece by piece, and says whether it is done
+// with all of them.
+func (d *deletion) messages(partitions []string) (done bool, err error) {
 	for len(partitions) > 0 {
 		n := min(len(partitions), deletePartitionsMax)
 		for full := true; full; {
-			if time.Now().After(until) {
+			if time.Now().After(d.until) {
 				return false, nil
 			}
-			rows, err := s.Rows("admin_queue_messages", partitions[:n], deleteRowsMax)
+			rows, err := d.s.Rows("admin_queue_messages", partitions[:n], deleteRowsMax)
 			if err != nil {
 				return false, err
 			}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestAQueueIsDeletedWithAllThatBelongsToIt(t *testing.T) {
@@ -55,6 +56,41 @@ func TestMessagesOfADeletedQueueGoPieceByPiece(t *testing.T) {
 		ids := w.sql(`SELECT p.id FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id AND q.name = 'q'`)
 		w.says("DELETE", "/api/v1/resources/queues/q", "", 200, `{"deleted":true,"existed":true,"queue":"q"}`)
 		w.holds(`SELECT count(*) FROM queen.messages WHERE partition_id IN ('`+strings.Join(ids, "','")+`')`, "0")
+	})
+}
+
+func TestAQueueOfManyPartitionsIsDeletedPieceByPiece(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.push("q", "p", "a")
+		w.sql(`INSERT INTO queen.partitions (queue_id, name) SELECT id, i::text FROM queen.queues, generate_series(1, $1::int) i WHERE name = 'q'`, 2*deletePartitionsMax)
+		for i := range 3 {
+			w.push("q", fmt.Sprint(i+1), "a")
+		}
+		ids := `('` + strings.Join(w.sql(`SELECT p.id FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = 'q'`), "','") + `')`
+		until, existed, err := time.Now(), false, error(nil)
+		deleted := func() {
+			t.Helper()
+			done := false
+			if !w.router.stores.Admin(func(s Session) { existed, err = (&deletion{s: s, queue: "q", until: until, atOnce: 2}).run() }, func() { done = true }) {
+				t.Fatal("refused")
+			}
+			for !done {
+				w.turn()
+			}
+		}
+		// No time at all: nothing of the queue is lost but what was said to be.
+		deleted()
+		if existed || err != tooLong {
+			t.Errorf("%v %v", existed, err)
+		}
+		w.holds(`SELECT count(*) FROM queen.queues WHERE name = 'q'`, "1")
+		until = time.Now().Add(neverHangs)
+		deleted()
+		if !existed || err != nil {
+			t.Errorf("%v %v", existed, err)
+		}
+		w.holds(`SELECT (SELECT count(*) FROM queen.queues WHERE name = 'q'), (SELECT count(*) FROM queen.partitions WHERE id IN `+ids+`), (SELECT count(*) FROM queen.messages WHERE partition_id IN `+ids+`)`, "0|0|0")
+		w.dense()
 	})
 }
 
