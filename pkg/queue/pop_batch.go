@@ -177,10 +177,11 @@ func (b *PopBatch) Add(op *Op) {
 	var s popState
 	AppendLeaseID(s.lease[:0], b.ids.Next(), op.Pop.partitions() == 1, UUID{})
 	b.pops = append(b.pops, s)
-	b.work += max(op.Pop.want()/popsPerRow, 1)
+	b.work += max(op.Pop.want()/popsPerRow, len(op.Pop.Tries), 1)
 }
 
-// popsPerRow is how many messages that are read cost about as much as one that is pushed.
+// popsPerRow is how many messages that are read cost about as much as one that is pushed,
+// or as one partition that is tried.
 const popsPerRow = 10
 
 // Rows is how much work the batch is, as bounds on pushes count it.
@@ -199,7 +200,7 @@ func (b *PopBatch) Step(time.Duration) []Statement {
 		return b.stmts
 	}
 	b.gatherTries()
-	if len(b.tries) == 0 && len(b.subs) == 0 {
+	if len(b.tries) == 0 && len(b.subs) == 0 && len(b.absent) == 0 {
 		b.kind = noPop
 		return nil
 	}
@@ -385,6 +386,9 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 	v := Verdict{Class: class}
 	if kind == claimPop {
 		b.forget()
+		if len(b.tries) == 0 {
+			b.absent = b.absent[:0] // whoever looks there next makes them
+		}
 		if class == ClassUnknown {
 			b.maybeClaimed()
 		}
@@ -492,7 +496,7 @@ func (b *PopBatch) Fail(f Fault) {
 			b.decide(i, f)
 		}
 	}
-	b.undo, b.kind = b.undo[:0], noPop
+	b.undo, b.absent, b.kind = b.undo[:0], b.absent[:0], noPop
 }
 
 // committed: what the rows have said is true.
@@ -538,6 +542,17 @@ func (b *PopBatch) leave(p *PopRequest, tries []popTry) {
 	for i := range tries {
 		if t := &tries[i]; t.outcome != popClaimed && t.outcome != popGone && t.outcome != popRepeat {
 			b.undo = append(b.undo, popLease{t.id, string(p.Group), string(b.lease(t))})
+		}
+	}
+}
+
+// openLater has the cursors made that a pop did not find and did not need: nobody waits for
+// them. Without that, partitions that are new would never be claimed by pops of many
+// partitions that always find something else too.
+func (b *PopBatch) openLater(p *PopRequest, tries []popTry) {
+	for i := range tries {
+		if t := &tries[i]; t.outcome == popAbsent {
+			b.absent = append(b.absent, popLease{id: t.id, group: string(p.Group)})
 		}
 	}
 }

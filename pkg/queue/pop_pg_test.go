@@ -350,6 +350,18 @@ func TestAPopTakesFromSeveralPartitionsUpToItsBatch(t *testing.T) {
 	}
 }
 
+// A partition that no pop of the group has looked at has no cursor. Pops that find enough
+// elsewhere go without it once, and not for ever.
+func TestANewPartitionIsNotPassedOverForEver(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "hot", 1, 1)
+	p.expectPop(p.any("q", "hot", autoAck), "hot1 claimed")
+	p.push("q", "new", 1, 1)
+	p.push("q", "hot", 2, 2)
+	p.expectPop(p.any("q", "new hot", autoAck, partitionsOf(2)), "hot2 untried claimed+")
+	p.expectPop(p.any("q", "new hot", autoAck, partitionsOf(2)), "new1 claimed untried")
+}
+
 func TestALeaseSaysWhereItsPartitionIs(t *testing.T) {
 	p := fresh(t)
 	p.push("q", "a", 1, 3)
@@ -867,4 +879,21 @@ func TestADatabaseThatQueenLaidOutIsPopped(t *testing.T) {
 	p.push("new", "p", 1, 3)
 	p.expectPop(of("new", "p", batchOf(9)), "p1 p2 p3 claimed")
 	p.expectPop(p.any("new", "p", batchOf(9), autoAck, as("g")), "p1 p2 p3 claimed")
+}
+
+func TestABatchOfPopsKnowsItsWork(t *testing.T) {
+	b := NewPopBatch(&Config{}, NewIDs(wallMs))
+	f := func(want int, change func(*PopRequest)) {
+		t.Helper()
+		b.Reset()
+		b.Add(of("q", "p"))
+		b.Add(of("q", "p", change))
+		if b.Rows() != 1+want {
+			t.Errorf("%d, want %d", b.Rows(), 1+want)
+		}
+	}
+	f(1, batchOf(1))
+	f(100, batchOf(1000))
+	f(PopBatchMax/10, batchOf(10*PopBatchMax))
+	f(64, func(r *PopRequest) { r.Scope, r.Tries = OneQueue, make([]Try, 64) })
 }

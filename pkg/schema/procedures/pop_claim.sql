@@ -60,14 +60,24 @@ WITH t AS MATERIALIZED (
 free AS MATERIALIZED (
     SELECT t.o, t.request, t.grp, t.want, t.partitions, t.auto, t.elsewhere, t.ts, t.id, t.lease_id, t.lease_time, t.delay, t.win, t.max_wait,
            k.*, CASE WHEN k.cursor_at IS NULL AND t.grp <> '__QUEUE_MODE__' THEN
-                (SELECT g.subscription_timestamp
-                   FROM queen.consumer_groups_metadata g
-                  WHERE g.consumer_group = t.grp
-                    AND (g.queue_name = t.queue_name AND g.partition_name IN (t.name, '')
-                         OR g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
-                            AND g.namespace IN ('', t.namespace) AND g.task IN ('', t.task))
-                  ORDER BY g.queue_name = t.queue_name DESC, g.partition_name = t.name DESC, g.subscription_timestamp
-                  LIMIT 1) END AS start
+                coalesce((SELECT g.subscription_timestamp
+                            FROM queen.consumer_groups_metadata g
+                           WHERE g.consumer_group = t.grp AND g.queue_name = t.queue_name AND g.partition_name = t.name
+                             AND (g.queue_name <> '' OR g.namespace = '' AND g.task = '')
+                           ORDER BY g.subscription_timestamp
+                           LIMIT 1),
+                         (SELECT g.subscription_timestamp
+                            FROM queen.consumer_groups_metadata g
+                           WHERE g.consumer_group = t.grp AND g.queue_name = t.queue_name AND g.partition_name = ''
+                             AND (g.queue_name <> '' OR g.namespace = '' AND g.task = '')
+                           ORDER BY g.subscription_timestamp
+                           LIMIT 1),
+                         (SELECT g.subscription_timestamp
+                            FROM queen.consumer_groups_metadata g
+                           WHERE g.consumer_group = t.grp AND g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
+                             AND g.namespace IN ('', t.namespace) AND g.task IN ('', t.task)
+                           ORDER BY g.subscription_timestamp
+                           LIMIT 1)) END AS start
       FROM t
      CROSS JOIN LATERAL (
            SELECT k.last_consumed_created_at AS cursor_at, k.last_consumed_id AS cursor_id, k.last_seq,
