@@ -45,6 +45,10 @@ const (
 	// SlicePartitionsMax is how many partitions a turn looks at.
 	SlicePartitionsMax = 1000
 
+	// BatchRowsMax bounds what one transaction may be told to delete; a larger batch is
+	// taken as this.
+	BatchRowsMax = 100_000
+
 	// idlePartitionsMax is how many partitions a cycle deletes, and idleTurnMax how many
 	// a turn: each takes its cursors with it.
 	idlePartitionsMax = 1000
@@ -138,12 +142,8 @@ func Start(o Options) (*Maintainer, error) {
 
 // prepare makes a Maintainer that does not run.
 func prepare(o Options) (*Maintainer, error) {
-	if o.RetentionBatchRows <= 0 {
-		o.RetentionBatchRows = RetentionBatchRowsDefault
-	}
-	if o.EvictionBatchRows <= 0 {
-		o.EvictionBatchRows = EvictionBatchRowsDefault
-	}
+	o.RetentionBatchRows = batch(o.RetentionBatchRows, RetentionBatchRowsDefault)
+	o.EvictionBatchRows = batch(o.EvictionBatchRows, EvictionBatchRowsDefault)
 	if o.Moved == nil {
 		o.Moved = func(string, [16]byte) {}
 	}
@@ -164,6 +164,14 @@ func prepare(o Options) (*Maintainer, error) {
 	add(Metrics, cleanKey, off(o.RetentionInterval, o.MetricsAge), &metrics{age: o.MetricsAge, rows: o.RetentionBatchRows})
 	add(Counts, cleanKey, atLeast(o.RetentionInterval, countsIntervalMin), &counts{})
 	return m, nil
+}
+
+// batch is a size within its bounds.
+func batch(rows, otherwise int) int {
+	if rows <= 0 {
+		return otherwise
+	}
+	return min(rows, BatchRowsMax)
 }
 
 // off is the interval, or zero when the age says that the job is off.

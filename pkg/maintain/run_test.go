@@ -107,6 +107,14 @@ func TestAJobWhoseIntervalIsZeroIsOff(t *testing.T) {
 	none.Close()
 }
 
+func TestABatchHasBounds(t *testing.T) {
+	for given, want := range map[int]int{-1: 7, 0: 7, 1: 1, BatchRowsMax: BatchRowsMax, BatchRowsMax + 1: BatchRowsMax} {
+		if got := batch(given, 7); got != want {
+			t.Errorf("%d: %d", given, got)
+		}
+	}
+}
+
 func TestAnOutageIsTwoLinesAndTheWorkGoesOn(t *testing.T) {
 	server := postgrestest.Own(t, map[string]string{"fsync": "off"})
 	connString, _ := postgrestest.DatabaseOn(t, server)
