@@ -91,8 +91,13 @@ func parked(ctx context.Context, o parkedOptions) error {
 				}
 			}()
 		}
+		last, err := load.Dial(ctx, s.addr) // the first was idle for longer than a server keeps it
+		if err != nil {
+			return err
+		}
+		defer last.Close()
 		began := time.Now()
-		if _, err := first.Do(p.push(1)); err != nil {
+		if _, err := last.Do(p.push(1)); err != nil {
 			return err
 		}
 		select {

@@ -88,7 +88,7 @@ type wideQueue struct {
 
 // makeWide makes a queue's partitions by one message each, and drains them.
 func (w *world) makeWide(ctx context.Context, s *server, q *wideQueue, f *Figures) error {
-	const batch = 250 // more new ones in a push can take longer than a push may
+	const batch = 250 // a push of more new ones can take longer than it may
 	say("making %d partitions", q.partitions)
 	c, err := load.Dial(ctx, s.addr)
 	if err != nil {
