@@ -40,10 +40,10 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config) *lanes 
 			FrameBytesMax: queue.PopFrameBytesMax,
 		}),
 		ack: db.Store(services, asyncdb.Work{
-			NewBatch: func() asyncdb.Batch { return queue.NewAckBatch() },
+			NewBatch: func() asyncdb.Batch { return queue.NewAckBatch() }, Prepare: domain.PreparedAck(),
 		}),
 		transaction: db.Store(services, asyncdb.Work{
-			NewBatch: func() asyncdb.Batch { return queue.NewTransactionBatch(domain, hints) },
+			NewBatch: func() asyncdb.Batch { return queue.NewTransactionBatch(domain, hints) }, Prepare: domain.PreparedTransaction(),
 		}),
 		watch: db.Store(services, asyncdb.Work{
 			NewBatch: func() asyncdb.Batch { return queue.NewWatchBatch() }, Prepare: queue.PreparedWatch(),

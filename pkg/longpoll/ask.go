@@ -168,13 +168,16 @@ func (s *Store) sweep(c *call, g *group) {
 	}
 }
 
+// slicePartitions is how many partitions a slice of a sweep has for which somebody waits.
+const slicePartitions = 4000
+
 // slice asks for one slice of a sweep, and then for the next.
 func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 	b := s.board
 	b.stats.Slices.Add(1)
 	s.ask(func(op *queue.Op) {
 		w := &op.Watch
-		w.Kind, w.Group, w.After, w.Subscription = queue.WatchSweep, g.Group, after, from
+		w.Kind, w.Group, w.After, w.Partitions, w.Subscription = queue.WatchSweep, g.Group, after, slicePartitions, from
 	}, func(op *queue.Op) {
 		now := s.sv.Now()
 		b.mu.Lock()

@@ -42,14 +42,15 @@ const (
 	parkedUp           // it waits
 )
 
-// widthMax is how many candidates a pop takes when those before were all in vain.
+// widthMax is how many candidates a pop takes, if it has not asked for more partitions,
+// when those before were all in vain.
 const widthMax = 64
 
 // pop takes a pop.
 func (s *Store) pop(op *queue.Op) {
 	c := s.call()
 	c.op = op
-	c.width = min(max(op.Pop.Partitions, 1), widthMax)
+	c.width = max(op.Pop.Partitions, 1)
 	if op.Pop.Wait {
 		c.until = op.Accepted + op.Pop.Timeout
 	}
@@ -168,7 +169,7 @@ func (c *call) OpDone(op *queue.Op) {
 		s.finish(c)
 	default:
 		b.stats.Vain.Add(1)
-		c.width = min(2*c.width, max(widthMax, c.width))
+		c.width = max(min(2*c.width, widthMax), c.width)
 		if op.Pop.Scope == queue.OnePartition {
 			s.nothingThere(c)
 			return

@@ -25,6 +25,7 @@ const (
 	tellEvery      = time.Second            // alone
 	tellOftenEvery = 200 * time.Millisecond // in company, or while PostgreSQL is away
 	tidyEvery      = 30 * time.Second
+	slowPartitions = 1000             // of a slice of the slow sweep
 	sweepAgain     = 5 * time.Second  // a group is swept again that long after the last time,
 	sweepUsed      = 10 * time.Second // if it was used within this time
 	noteEvery      = 30 * time.Second // that a group's parked pops find nothing
@@ -137,7 +138,7 @@ func (w *watcher) sweep(now time.Duration) {
 	w.slicing = true
 	b.stats.Slices.Add(1)
 	s.ask(func(op *queue.Op) {
-		op.Watch.Kind, op.Watch.Group, op.Watch.After = queue.WatchSweep, g.Group, after
+		op.Watch.Kind, op.Watch.Group, op.Watch.After, op.Watch.Partitions = queue.WatchSweep, g.Group, after, slowPartitions
 	}, func(op *queue.Op) {
 		w.slicing = false
 		b.mu.Lock()

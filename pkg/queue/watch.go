@@ -33,6 +33,7 @@ type WatchRequest struct {
 
 	Group                     // WatchSweep
 	After        UUID         // WatchSweep: the partitions beyond
+	Partitions   int          // WatchSweep: at most so many of them
 	Subscription Subscription // WatchSweep: where the group begins, if it is new
 	Namespace    []byte       // WatchQueues; nil: any
 	Task         []byte
@@ -67,8 +68,5 @@ type Claimable struct {
 	In        time.Duration
 }
 
-// Bounds of what one Watch op asks for.
-const (
-	SweepPartitions = 1000   // of one slice
-	QueuesMax       = 10_000 // that one namespace and task can mean
-)
+// QueuesMax bounds the queues that one namespace and task can mean.
+const QueuesMax = 10_000

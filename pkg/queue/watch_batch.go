@@ -34,7 +34,7 @@ const (
 func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(), alone: -1} }
 
 // PreparedWatch are the statements of a WatchBatch that are worth preparing.
-func PreparedWatch() []string { return []string{"watch_check", "watch_here"} }
+func PreparedWatch() []string { return []string{"watch_check", "watch_here", "watch_lax", "watch_empty"} }
 
 // Reset makes the batch empty.
 func (b *WatchBatch) Reset() {
@@ -93,7 +93,7 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 			if mode, at := w.Subscription.row(); mode != "" && w.Group.Name != QueueMode {
 				b.ask(i, noRows, "watch_subscribe", b.text(w.Queue), b.text(w.Group.Name), b.text(mode), b.time(at))
 			}
-			b.ask(i, sweepRows, "watch_sweep", b.text(w.Queue), b.text(w.Group.Name), b.uuid(w.After), b.int4(SweepPartitions))
+			b.ask(i, sweepRows, "watch_sweep", b.text(w.Queue), b.text(w.Group.Name), b.uuid(w.After), b.int4(w.Partitions))
 		case WatchQueues:
 			b.ask(i, queuesRows, "watch_queues", b.bytesOrNull(w.Namespace), b.bytesOrNull(w.Task), b.int4(QueuesMax))
 		case WatchLeave:
