@@ -522,6 +522,9 @@ func (b *PopBatch) committed() {
 			if e.maybe {
 				b.leave(&e.op.Pop, tries)
 			}
+			if e.op.Pop.Claimed > 0 {
+				b.openLater(&e.op.Pop, tries)
+			}
 			b.decidePop(i, tries)
 		}
 	}
