@@ -308,3 +308,48 @@ func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
 		}
 	}
 }
+
+func TestAResultIsBounded(t *testing.T) {
+	p := open(t, Options{Conn: database(t, false)})
+	call(t, p, func(s *Session) {
+		sql := `SELECT repeat('x', 1 << 20) FROM generate_series(1, $1::integer)`
+		for n, want := range map[string]error{"3": nil, "70": ErrTooLarge} {
+			err := s.Transaction(func() error {
+				rows, err := s.rows(sql, [][]byte{[]byte(n)})
+				if err == nil && (len(rows) != 3 || len(rows[0][0]) != 1<<20) {
+					t.Errorf("%d rows", len(rows))
+				}
+				return err
+			})
+			if err != want {
+				t.Errorf("%s MiB: %v", n, err)
+			}
+		}
+		// The connection is of use again.
+		if _, err := s.Rows("admin_queue_lock", "q"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// What a pooler refuses at the start of a connection is not sent there.
+func TestSettingsAreMadeInEachTransaction(t *testing.T) {
+	config := database(t, false)
+	for _, name := range []string{"default_transaction_isolation", "statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+		config.RuntimeParams[name] = "refused"
+	}
+	config.RuntimeParams["timezone"], config.RuntimeParams["synchronous_commit"] = "Asia/Tokyo", "off"
+	p := open(t, Options{Conn: config, StatementTimeout: 3 * time.Second})
+	call(t, p, func(s *Session) {
+		if err := s.Transaction(func() error {
+			rows, err := s.rows(`SELECT concat_ws(' ', current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout'), current_setting('lock_timeout'),
+				current_setting('timezone'), current_setting('synchronous_commit'), current_setting('transaction_isolation'))`, nil)
+			if err == nil && string(rows[0][0]) != "3s 3s 5s UTC on read committed" {
+				t.Errorf("%s", rows[0][0])
+			}
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -123,6 +123,9 @@ func bury(s Session, partition, transaction, name, sentence string) (changed []s
 	case wanted:
 		err = &refusal{409, "it is not the next message of this group, and another group has not read it yet: nothing was changed"}
 	default:
+		if _, err = s.Rows("admin_lease_shrink", partition, transaction); err != nil {
+			return nil, err
+		}
 		var gone [][][]byte
 		gone, err = s.Rows("admin_bury_remove", partition, transaction)
 		if err == nil && len(gone) == 0 {

@@ -159,10 +159,19 @@ func (r *Router) deleteMessage(x Exchange, p Params) {
 	partition, transaction := string(p.Get(0)), string(p.Get(1))
 	r.administer(x, func(s Session) (outcome, error) {
 		deleted := false
+		var changed []string
 		err := s.Transaction(func() error {
 			// The head's lock keeps retention from moving the tail meanwhile.
 			if _, err := s.Rows("push_lock", []string{partition}); err != nil {
 				return err
+			}
+			leases, err := s.Rows("admin_lease_shrink", partition, transaction)
+			if err != nil {
+				return err
+			}
+			changed = nil
+			if len(leases) > 0 {
+				changed = []string{string(leases[0][0])}
 			}
 			rows, err := s.Rows("admin_message_delete", partition, transaction)
 			if err == nil {
@@ -182,6 +191,6 @@ func (r *Router) deleteMessage(x Exchange, p Params) {
 		answer.text("partitionId", partition)
 		answer.bool("success", deleted)
 		answer.text("transactionId", transaction)
-		return outcome{body: answer.end()}, nil
+		return outcome{body: answer.end(), changed: changed}, nil
 	})
 }

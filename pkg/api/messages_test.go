@@ -193,3 +193,52 @@ func TestAMessageIsDeletedAndItsNumberIsAHole(t *testing.T) {
 		missing(p, "c")
 	})
 }
+
+// leases are the leases of a partition: the group, and the message that it ends with.
+func (w *adminWorld) leases(partition string, want ...string) {
+	w.t.Helper()
+	w.holds(`SELECT c.consumer_group, CASE WHEN c.worker_id IS NULL AND c.lease_expires_at IS NULL AND c.lease_acquired_at IS NULL AND c.batch_size = 0
+				AND num_nonnulls(c.lease_end_created_at, c.lease_end_id, c.lease_end_seq) = 0 THEN 'free' ELSE coalesce(m.transaction_id, '?') END, coalesce(m.seq = c.lease_end_seq, true)
+		FROM queen.partition_consumers c LEFT JOIN queen.messages m ON m.partition_id = c.partition_id AND (m.created_at, m.id) = (c.lease_end_created_at, c.lease_end_id)
+		WHERE c.partition_id = '`+partition+`' ORDER BY 1`, want...)
+}
+
+func TestALeaseDoesNotWaitForAMessageThatIsGone(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.push("q", "p", "a", "b", "c")
+		p := w.partition("q", "p")
+		w.lease(p, "all")
+		w.consume(p, "two", "a")
+		w.lease(p, "two")
+		w.consume(p, "one", "b")
+		w.lease(p, "one")
+		w.leases(p, "all|c|t", "one|c|t", "two|c|t")
+		w.changed = nil
+		w.ask("DELETE", "/api/v1/messages/"+p+"/c", "")
+		w.heard("q")
+		w.leases(p, "all|b|t", "one|free|t", "two|b|t")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/a", "") // nobody's last one
+		w.heard()
+		w.leases(p, "all|b|t", "one|free|t", "two|b|t")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/b", "")
+		w.leases(p, "all|free|t", "one|free|t", "two|free|t")
+		w.dense()
+
+		// The same for one that is moved to the dead letters.
+		w.push("q", "r", "a", "b", "c")
+		p = w.partition("q", "r")
+		w.lease(p, queueMode)
+		bury := func(tx string, want string) {
+			t.Helper()
+			if x := w.ask("POST", "/api/v1/messages/"+p+"/"+tx+"/dlq", ""); x.status != 200 {
+				t.Errorf("%d %s", x.status, x.body)
+			}
+			w.leases(p, want)
+		}
+		bury("c", "__QUEUE_MODE__|b|t") // taken out
+		bury("a", "__QUEUE_MODE__|b|t") // passed
+		bury("b", "__QUEUE_MODE__|free|t")
+		w.cursors(p, "__QUEUE_MODE__|b|2")
+		w.dense()
+	})
+}
