@@ -241,7 +241,24 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 	s.state, s.downSince, s.rerun = down, now, true
 	s.stats.Losses.Add(1)
 	s.db.laneDown(s.id, why)
+	if s.working {
+		s.sv.Defer(s.answerDecided)
+	}
 	s.redial(now)
+}
+
+// answerDecided completes what the end of a connection has decided: ops that are not to run
+// again. They must not wait for the next connection, and no deadline is theirs any more.
+// It runs at the end of the pass, since whoever lost the connection may be inside a write.
+func (s *Store) answerDecided() {
+	if s.closed || s.state != down || !s.working {
+		return // the next step has answered them
+	}
+	s.completeAll(s.current.Decided(), s.sv.Now())
+	if s.state == down && len(s.current.Ops()) == 0 {
+		s.abandon()
+	}
+	s.endIfDone()
 }
 
 // Reconnecting waits reconnectFirst after a first failure, twice as long after each

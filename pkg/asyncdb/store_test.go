@@ -208,6 +208,37 @@ func TestALostConnectionIsInvisible(t *testing.T) {
 	}
 }
 
+// cautious is a batch whose ops do not run again when nobody knows what became of them.
+type cautious struct{ *queue.Batch }
+
+func (b cautious) Unknown() {
+	b.Batch.Unknown()
+	b.Fail(queue.Fault{Code: queue.Unavailable, Message: "it may be done"})
+}
+
+func TestWhatALostConnectionDecidesIsSaidAtOnce(t *testing.T) {
+	f := func(lose func(r *rig)) {
+		t.Helper()
+		r := up(t)
+		r.store.current = cautious{r.store.current.(*queue.Batch)}
+		a := r.push("q/p/1")
+		r.pass()
+		b := r.push("q/p/2")
+		lose(r)
+		r.pass()
+		a.is("unavailable")
+		b.is("waits")
+		r.open()
+		r.serve()
+		b.is("queued")
+		if len(r.pg.messages) != 1 {
+			t.Errorf("%d messages are stored", len(r.pg.messages))
+		}
+	}
+	f(func(r *rig) { r.conn.closedBy(errTest) })
+	f(func(r *rig) { r.conn.closedBy(errTest); r.pass(); r.refuse(errTest) })
+}
+
 func TestAWriteThatFailsIsALostConnection(t *testing.T) {
 	r := up(t)
 	r.fails = errTest
