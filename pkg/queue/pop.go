@@ -37,7 +37,8 @@ type PopRequest struct {
 
 	// Tries is where to look, in this order; each at most once per (partition, group) among
 	// all ops that are under way. With OnePartition it is empty: the batch finds the
-	// partition by its names.
+	// partition by its names, and appends what it found. A pop without tries that begins
+	// elsewhere than at the beginning only has that written down.
 	Tries []Try
 
 	// What came of it; zero before each attempt.
