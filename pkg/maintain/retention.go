@@ -132,14 +132,6 @@ func (r *retention) account(ctx context.Context, t *turn, losses []loss) error {
 	if len(losses) == 0 {
 		return nil
 	}
-	var parts []pgtype.UUID
-	var counts []int32
-	for i := range losses {
-		parts, counts = append(parts, losses[i].partition), append(counts, int32(losses[i].n))
-	}
-	if _, err := t.exec(ctx, "maintain_history", parts, counts, r.rule); err != nil {
-		return err
-	}
 	inside, err := r.older(ctx, t, losses)
 	if err != nil {
 		return err
@@ -147,7 +139,28 @@ func (r *retention) account(ctx context.Context, t *turn, losses []loss) error {
 	if err := addHoles(ctx, t, inside); err != nil {
 		return err
 	}
-	return moveTails(ctx, t, losses, inside)
+	parts, tails := tailsOf(losses, inside)
+	if len(parts) > 0 {
+		if _, err := t.exec(ctx, "maintain_fill", parts, tails); err != nil {
+			return err
+		}
+	}
+	if err := r.remember(ctx, t, losses); err != nil || len(parts) == 0 {
+		return err
+	}
+	_, err = t.exec(ctx, "maintain_tail", parts, tails)
+	return err
+}
+
+// remember writes the history.
+func (r *retention) remember(ctx context.Context, t *turn, losses []loss) error {
+	var parts []pgtype.UUID
+	var counts []int32
+	for i := range losses {
+		parts, counts = append(parts, losses[i].partition), append(counts, int32(losses[i].n))
+	}
+	_, err := t.exec(ctx, "maintain_history", parts, counts, r.rule)
+	return err
 }
 
 // older takes out the partitions that have older messages still.
@@ -186,9 +199,8 @@ func addHoles(ctx context.Context, t *turn, inside []loss) error {
 	return err
 }
 
-func moveTails(ctx context.Context, t *turn, losses, inside []loss) error {
-	var parts []pgtype.UUID
-	var tails []int64
+// tailsOf are the tails of the partitions that lost their oldest messages.
+func tailsOf(losses, inside []loss) (parts []pgtype.UUID, tails []int64) {
 	for i := range losses {
 		l := &losses[i]
 		if l.last == nil || slices.ContainsFunc(inside, func(o loss) bool { return o.partition == l.partition }) {
@@ -196,14 +208,7 @@ func moveTails(ctx context.Context, t *turn, losses, inside []loss) error {
 		}
 		parts, tails = append(parts, l.partition), append(tails, *l.last)
 	}
-	if len(parts) == 0 {
-		return nil
-	}
-	if _, err := t.exec(ctx, "maintain_fill", parts, tails); err != nil {
-		return err
-	}
-	_, err := t.exec(ctx, "maintain_tail", parts, tails)
-	return err
+	return parts, tails
 }
 
 // sortIDs sorts as PostgreSQL sorts uuid.
