@@ -13,12 +13,11 @@ import (
 // reader is what a consumer group in one partition is, told as a story and not as a row:
 // which messages it was given and which are behind it. Messages are 1, 2, …
 type reader struct {
-	done      int    // all up to here are behind it
-	holder    string // who has a live lease, ""
-	given     int    // the last message of the lease
-	retries   int
-	dead      []int
-	delivered map[string][2]int
+	done    int    // all up to here are behind it
+	holder  string // who has a live lease, ""
+	given   int    // the last message of the lease
+	retries int
+	dead    []int
 }
 
 // ask is one item of a call.
