@@ -191,3 +191,68 @@ func TestAFetchWithAnotherStatusIsAnError(t *testing.T) {
 		t.Fatal("503 is no error")
 	}
 }
+
+func TestAGoalIsHeldAgainstTheMedian(t *testing.T) {
+	f := func(met bool, relation string, values ...float64) {
+		t.Helper()
+		var all Figures
+		for _, v := range values {
+			all.goal(v, "x", relation, 1)
+		}
+		if got := all.Goals[0].Met(); got != met {
+			t.Fatalf("%v %s 1: met %v", values, relation, got)
+		}
+	}
+	f(true, "≤", 0.9, 0.8, 3)
+	f(false, "≤", 1.1)
+	f(true, "≤", 1)
+	f(true, "≥", 1)
+	f(true, "≥", 0.5, 1.2, 1.3)
+	f(false, "≥", 0.9)
+}
+
+func TestTheNumberOfAMessageIsRead(t *testing.T) {
+	f := func(body string, want int) {
+		t.Helper()
+		if got := messageNumber([]byte(body)); got != want {
+			t.Fatalf("%s: %d, not %d", body, got, want)
+		}
+	}
+	f(`{"messages":[{"createdAt":"x","data":{"i":17,"n":"0"},"id":"y"}]}`, 17)
+	f(`{"messages":[]}`, -1)
+	f(`{"data":{"i":x,`, -1)
+}
+
+func TestWhatCameIsComparedWithTheTableInOrder(t *testing.T) {
+	// Partition a holds messages 1 2 3, partition b holds 7 8.
+	all := []stored{{[16]byte{'a'}, [16]byte{'1'}}, {[16]byte{'a'}, [16]byte{'2'}}, {[16]byte{'a'}, [16]byte{'3'}}, {[16]byte{'b'}, [16]byte{'7'}}, {[16]byte{'b'}, [16]byte{'8'}}}
+	f := func(ok, turns bool, answers ...string) {
+		t.Helper()
+		var came []delivered
+		for _, answer := range answers {
+			var d delivered
+			for _, id := range []byte(answer) {
+				partition := load.ID{'a'}
+				if id > '3' {
+					partition = load.ID{'b'}
+				}
+				d.list = append(d.list, load.Delivery{ID: load.ID{id}, Partition: partition})
+			}
+			came = append(came, d)
+		}
+		if err := onceInOrder(all, came, turns); (err == nil) != ok {
+			t.Fatalf("%q, turns %v: %v", answers, turns, err)
+		}
+	}
+	f(true, true, "12", "78", "3")
+	f(true, true, "12378")
+	f(true, false, "3", "78", "12") // answers may overtake each other
+	f(false, true, "3", "78", "12")
+	f(false, false, "13", "2", "78")
+	f(false, false, "21", "3", "78")
+	f(false, true, "12", "78")
+	f(false, false, "12", "78")
+	f(false, true, "12", "23", "78")
+	f(false, false, "12", "23", "78")
+	f(false, false, "12", "3", "78", "9")
+}

@@ -197,45 +197,50 @@ func (c *consumers) consume(ctx context.Context, addr string, start time.Time) e
 	return ctx.Err()
 }
 
-// exactlyOnce compares what came with the table: every message once, the messages of
-// an answer next to each other in their partition's order, and with acks, where a
-// partition is not given out before, also its answers one after the other.
+// stored is a message as it lies in the table.
+type stored struct{ Partition, ID [16]byte }
+
+// exactlyOnce compares what came with the table.
 func (w *world) exactlyOnce(ctx context.Context, c *consumers) error {
-	type row struct {
-		Partition, ID [16]byte
-	}
 	rows, err := w.db.Query(ctx, "SELECT partition_id, id FROM queen.messages ORDER BY partition_id, created_at, id")
 	if err != nil {
 		return err
 	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[stored])
 	if err != nil {
 		return err
 	}
-	place := make(map[load.ID]int, len(all)) // in the whole table: partitions follow each other
-	for i, r := range all {
-		place[r.ID] = i
+	slices.SortFunc(c.answers, func(a, b delivered) int { return cmp.Compare(a.turn, b.turn) })
+	return onceInOrder(all, c.answers, !c.pop.AutoAck)
+}
+
+// onceInOrder: every message came once, the messages of an answer next to each other in
+// their partition's order, and where a partition is not given out again before it is
+// acknowledged (turns) also its answers one after the other. all is partition by
+// partition.
+func onceInOrder(all []stored, answers []delivered, turns bool) error {
+	place := make(map[load.ID]int, len(all))
+	for i, m := range all {
+		place[m.ID] = i
 	}
 	seen := make([]bool, len(all))
-	next := map[load.ID]int{}
-	slices.SortFunc(c.answers, func(a, b delivered) int { return cmp.Compare(a.turn, b.turn) })
-	for _, a := range c.answers {
+	last := map[load.ID]int{} // of each partition, where the last one stands
+	for _, a := range answers {
 		for i, d := range a.list {
 			at, ok := place[d.ID]
+			before, some := last[d.Partition]
+			follows := i > 0 && a.list[i-1].Partition == d.Partition || turns && some
 			switch {
 			case !ok || all[at].Partition != d.Partition:
 				return fmt.Errorf("message %x of partition %x came and is no row", d.ID, d.Partition)
 			case seen[at]:
 				return fmt.Errorf("message %x came twice", d.ID)
-			case i > 0 && a.list[i-1].Partition == d.Partition && !seen[at-1]:
-				return fmt.Errorf("message %x came before the one before it", d.ID)
-			case i > 0 && a.list[i-1].Partition == d.Partition && all[at-1].ID != a.list[i-1].ID:
-				return fmt.Errorf("message %x came behind another than the one before it", d.ID)
-			}
-			if want, ok := next[d.Partition]; ok && want != at && !c.pop.AutoAck {
+			case follows && before != at-1:
 				return fmt.Errorf("message %x came out of turn", d.ID)
+			case !follows && turns && at > 0 && all[at-1].Partition == d.Partition:
+				return fmt.Errorf("message %x came and is not the first of its partition", d.ID)
 			}
-			seen[at], next[d.Partition] = true, at+1
+			seen[at], last[d.Partition] = true, at
 		}
 	}
 	if i := slices.Index(seen, false); i >= 0 {
