@@ -106,16 +106,24 @@ func (s *Store) attempt(c *call) {
 			g.users++
 		}
 	}
-	swept := false
+	swept, sweep := false, false
 	if g != nil {
 		g.usedAt, swept = now, g.swept
 		if op.Pop.Scope == queue.OneQueue {
 			op.Pop.Tries = b.take(g, c.width, op.Pop.Tries)
+			// What is not on the board must not wait until the board is empty.
+			if sweep = len(op.Pop.Tries) > 0 && !swept && !g.sweeping && (g.sweptAt == 0 || now-g.sweptAt > sweepAside); sweep {
+				g.sweeping, g.lost, g.slices = true, false, 0
+			}
 		} else {
 			c.mark = *c.marked()
 		}
 	}
 	b.unlock()
+	if sweep {
+		b.stats.Sweeps.Add(1)
+		s.slice(g, queue.UUID{}, op.Pop.Subscription)
+	}
 	switch {
 	case g == nil:
 		s.refuse(c)
@@ -127,6 +135,10 @@ func (s *Store) attempt(c *call) {
 		s.nothing(c)
 	}
 }
+
+// sweepAside is how long after its last sweep a group is swept again for whose pops the
+// board still has something.
+const sweepAside = time.Second
 
 // marked is the count that says whether something happened to c's partition.
 func (c *call) marked() *uint32 {

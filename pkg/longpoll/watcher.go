@@ -14,6 +14,7 @@ type watcher struct {
 	tickFn  func()
 	asking  bool
 	slicing bool
+	onward  bool // there are more slices to look at
 	failing bool
 	toldAt  time.Duration
 	tidyAt  time.Duration
@@ -21,7 +22,7 @@ type watcher struct {
 
 // How often the watcher does what.
 const (
-	tickEvery      = 100 * time.Millisecond // with groups, a slice of the slow sweep each
+	sliceEvery     = 100 * time.Millisecond // while the slow sweep has something to do
 	tellEvery      = time.Second            // alone
 	tellOftenEvery = 200 * time.Millisecond // in company, or while PostgreSQL is away
 	tidyEvery      = 30 * time.Second
@@ -51,15 +52,18 @@ func (w *watcher) tick() {
 	if b.others || len(s.stalled) > 0 || w.failing {
 		every = tellOftenEvery
 	}
-	groups := len(b.groups)
 	b.mu.Unlock()
 	if !w.asking && (w.toldAt == 0 || now-w.toldAt >= every) {
 		w.tell(now)
 	}
-	if groups > 0 && !w.slicing && !w.failing {
+	if !w.slicing && !w.failing {
 		w.sweep(now)
 	}
-	s.sv.After(tickEvery, w.tickFn)
+	// An idle process is woken no more often than it has something to do.
+	if w.onward || w.slicing {
+		every = sliceEvery
+	}
+	s.sv.After(every, w.tickFn)
 }
 
 // tell says what there is to say, and hears.
@@ -130,10 +134,12 @@ func (w *watcher) sweep(now time.Duration) {
 	g := b.turn(now)
 	if g == nil {
 		b.unlock()
+		w.onward = false
 		return
 	}
 	g.users++
 	after := g.slow
+	w.onward = len(b.rotation) > 0
 	b.unlock()
 	w.slicing = true
 	b.stats.Slices.Add(1)
@@ -145,7 +151,9 @@ func (w *watcher) sweep(now time.Duration) {
 		g.users--
 		if op.Fault.Code == queue.OK {
 			b.found(g, op.Watch.Pending, s.sv.Now())
-			if g.slow = op.Watch.Next; !op.Watch.More {
+			if g.slow = op.Watch.Next; op.Watch.More {
+				w.onward = true
+			} else {
 				g.slow, g.sweptAt = queue.UUID{}, s.sv.Now()
 			}
 		}

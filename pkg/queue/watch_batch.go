@@ -34,7 +34,9 @@ const (
 func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(), alone: -1} }
 
 // PreparedWatch are the statements of a WatchBatch that are worth preparing.
-func PreparedWatch() []string { return []string{"watch_check", "watch_here", "watch_lax", "watch_empty"} }
+func PreparedWatch() []string {
+	return []string{"watch_check", "watch_here", "watch_lax", "watch_empty"}
+}
 
 // Reset makes the batch empty.
 func (b *WatchBatch) Reset() {
