@@ -130,13 +130,14 @@ BEGIN
     SELECT DISTINCT in_queue[n.place], at_partition[n.place], in_partition[n.place] FROM unnest(new_place) n (place);
 
     SELECT jsonb_agg(
-               CASE WHEN u.place = ANY (new_place) THEN
+               CASE WHEN n.place IS NOT NULL THEN
                    jsonb_build_object('index', u.place - 1, 'transaction_id', u.txn, 'message_id', s.id, 'partition_id', u.p, 'status', 'queued', 'trace_id', in_trace[u.place])
                ELSE
                    jsonb_build_object('index', u.place - 1, 'transaction_id', u.txn, 'message_id', coalesce(u.won, s.id), 'status', 'duplicate')
                END ORDER BY u.place)
       INTO answer
       FROM unnest(at_partition, in_txn, winner) WITH ORDINALITY u (p, txn, won, place)
+      LEFT JOIN unnest(new_place) n (place) ON n.place = u.place
       LEFT JOIN (SELECT at_partition[n.place] AS p, in_txn[n.place] AS txn, n.id FROM unnest(new_place, new_id) n (place, id)) s
              ON s.p = u.p AND s.txn = u.txn;
 
