@@ -90,7 +90,8 @@ BEGIN
             lease := coalesce(r.worker, queen.uuid_v7()::text);
             UPDATE queen.partition_consumers c
                SET lease_expires_at = moment + coalesce(r.seconds, nullif(place.lease_time, 0), 60) * interval '1 second',
-                   lease_acquired_at = moment, worker_id = lease, batch_size = found_n, acked_count = 0
+                   lease_acquired_at = moment, worker_id = lease, batch_size = found_n, acked_count = 0,
+                   lease_end_created_at = NULL, lease_end_id = NULL, lease_end_seq = NULL
              WHERE c.partition_id = place.id AND c.consumer_group = r.grp;
             one := one || jsonb_build_object('leaseId', lease, 'messages', list);
         ELSIF began IS NOT NULL THEN
