@@ -406,11 +406,12 @@ queend is ready. Push a message:
 
   curl -X POST http://%s/api/v1/push -H 'Content-Type: application/json' -d '{"items":[{"queue":"orders","payload":{"n":1}}]}'
 
-Look at it:
+Look at it, and take it:
 
   psql -h %s -p %d -U %s -d %s -c 'SELECT transaction_id, payload, created_at FROM queen.messages'
+  curl 'http://%s/api/v1/pop/queue/orders?autoAck=true'
 
-`, s.loops.Addr(), s.local.SocketDir(), s.local.Port(), postgres.User, localDatabase)
+`, s.loops.Addr(), s.local.SocketDir(), s.local.Port(), postgres.User, localDatabase, s.loops.Addr())
 	}
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		s.log.Warn().Err(err).Msg("cannot tell systemd that the start is complete")
