@@ -171,6 +171,13 @@ func (t *Trial) refusals(ctx context.Context) error {
 	}
 	t.Kills = len(kinds)
 	t.Faults = strings.Join(names, ",")
+	for _, q := range t.queends {
+		heard := map[string]int{}
+		for _, state := range []string{"53300", "25006", "53100", "3F000", "42P01"} {
+			heard[state] = q.Logged("SQLSTATE " + state)
+		}
+		t.remark("%s logged %v", q.Name, heard)
+	}
 	return nil
 }
 

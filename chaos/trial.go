@@ -40,6 +40,7 @@ type Trial struct {
 	load     *load.Load
 	excused  []span                 // calls that were under way then may take longer
 	after    func(*history.History) // what the row itself looks at; may be nil
+	atEnd    func()                 // when the queends are gone; may be nil
 
 	// What came of it.
 	Messages   int
@@ -61,6 +62,12 @@ type Storm struct {
 	Env     []string      // settings of queend
 	CallMax time.Duration // 0: 5 s
 	Client  time.Duration // how long clients wait; 0: 15 s
+
+	Limit int        // descriptors that queend may have; 0: as many as we may
+	Size  *load.Size // nil: the trial's
+
+	// PushOnly: nobody pops.
+	PushOnly bool
 
 	// Recovery is how soon after the fault a push must be stored; 0: 2 s.
 	Recovery time.Duration
@@ -121,7 +128,7 @@ func (t *Trial) storm(ctx context.Context, s Storm, fault func(context.Context) 
 	}
 	time.Sleep(500 * time.Millisecond)
 	t.load.StopSending()
-	drained := t.drain(ctx)
+	drained := s.PushOnly || t.drain(ctx)
 	h := t.load.Stop()
 	t.load = nil
 	for _, q := range t.queends {
@@ -159,7 +166,11 @@ func (t *Trial) begin(ctx context.Context, s *Storm) error {
 	for _, q := range t.queends {
 		dials = append(dials, q.Dial)
 	}
-	t.load = load.Start(load.Config{Size: t.Size, Seed: t.Seed, Clock: t.clock, Dials: dials, Poll: s.Poll, Lease: s.Lease, CallTimeout: s.Client})
+	size := t.Size
+	if s.Size != nil {
+		size = *s.Size
+	}
+	t.load = load.Start(load.Config{Size: size, Seed: t.Seed, Clock: t.clock, Dials: dials, Poll: s.Poll, Lease: s.Lease, CallTimeout: s.Client})
 	return nil
 }
 
@@ -181,6 +192,7 @@ func (t *Trial) open(ctx context.Context, s *Storm) (err error) {
 	}
 	for i := range s.Queends {
 		q := t.world.Queend(fmt.Sprintf("queend-%d", i+1), t.Dir, append([]string{"DATABASE_URL=" + url}, s.Env...)...)
+		q.Limit = s.Limit
 		t.queends = append(t.queends, q)
 		if err := q.Launch(); err != nil {
 			return err
@@ -303,6 +315,9 @@ func (t *Trial) judge(ctx context.Context, h *history.History, s Storm, drained 
 			return false
 		},
 	}
+	if s.PushOnly {
+		rules.Groups, rules.TransactionQueue = nil, ""
+	}
 	if t.Timed {
 		rules.CallMax, rules.PollSlack = s.CallMax, time.Second
 	}
@@ -398,6 +413,9 @@ func (t *Trial) end() error {
 	}
 	if t.proxy != nil {
 		t.proxy.Close()
+	}
+	if t.atEnd != nil {
+		t.atEnd()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), world.Hang)
 	defer cancel()

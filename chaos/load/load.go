@@ -99,7 +99,7 @@ func Start(c Config) *Load {
 		l.consumers.Go(l.worker("q", i, func(w *worker) { w.consume(QueueMode, Work) }))
 		l.consumers.Go(l.worker("g", i, func(w *worker) { w.consume(Group, Work) }))
 	}
-	for i := range max(1, c.Consumers/2) {
+	for i := range (c.Consumers + 1) / 2 {
 		l.consumers.Go(l.worker("a", i, func(w *worker) { w.consume(Auto, Work) }))
 		l.consumers.Go(l.worker("o", i, func(w *worker) { w.consume(OutGroup, Out) }))
 	}

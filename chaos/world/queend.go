@@ -21,6 +21,7 @@ import (
 // changes with each start. Methods may be called from any goroutine.
 type Queend struct {
 	Name   string
+	Limit  int // of descriptors; 0: as many as we may have
 	binary string
 	env    []string
 	log    string // path
@@ -54,6 +55,9 @@ func (q *Queend) Launch() error {
 		return err
 	}
 	cmd := exec.Command(q.binary)
+	if q.Limit > 0 {
+		cmd = exec.Command("/bin/sh", "-c", `ulimit -n "$0" && exec "$1"`, fmt.Sprint(q.Limit), q.binary)
+	}
 	cmd.Env = q.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StderrPipe()
@@ -109,6 +113,12 @@ func (r *run) read(out io.Reader, file *os.File, listening chan<- string) {
 func (q *Queend) tail() string {
 	text, _ := os.ReadFile(q.log)
 	return string(text[max(0, len(text)-2000):])
+}
+
+// Logged is how often its logs, of all lives, hold a text.
+func (q *Queend) Logged(text string) int {
+	all, _ := os.ReadFile(q.log)
+	return strings.Count(string(all), text)
 }
 
 // Ready waits until it stores pushes.
