@@ -74,6 +74,7 @@ type group struct {
 
 	waiting waiters                 // pops of any partition
 	byID    map[queue.UUID]*waiters // pops of one partition
+	named   map[string]queue.UUID   // which one those in byID mean by its name
 	byName  map[string]*waiters     // and of one that is not known yet
 
 	sweepers waiters // those that wait for the end of a sweep
@@ -367,12 +368,13 @@ func (b *Board) enterTrying(g *group, id queue.UUID) *entry {
 func (b *Board) changed(q string, id queue.UUID, name []byte) {
 	for _, g := range b.byQueue[q] {
 		b.touch(g, id, false, true)
-		b.appeared(g, name)
+		b.appeared(g, id, name)
 	}
 }
 
-// appeared wakes those who wait for a partition that may be this one; name nil: any.
-func (b *Board) appeared(g *group, name []byte) {
+// appeared wakes those who wait for a partition that may be this one; name nil: any. That
+// includes those who know it by another id: it was deleted, and made anew.
+func (b *Board) appeared(g *group, id queue.UUID, name []byte) {
 	if name == nil {
 		for i := range g.nameMarks {
 			g.nameMarks[i]++
@@ -385,6 +387,16 @@ func (b *Board) appeared(g *group, name []byte) {
 	*g.nameMark(name)++
 	if w := g.byName[string(name)]; w != nil {
 		b.wakeAll(w)
+	}
+	b.renamed(g, id, name)
+}
+
+// renamed wakes those who wait for a partition of this name that has another id.
+func (b *Board) renamed(g *group, id queue.UUID, name []byte) {
+	if old, ok := g.named[string(name)]; ok && old != id {
+		if w := g.byID[old]; w != nil {
+			b.wakeAll(w)
+		}
 	}
 }
 

@@ -116,7 +116,7 @@ func (s *Store) attempt(c *call) {
 				g.sweeping, g.lost, g.slices = true, false, 0
 			}
 		} else {
-			c.mark = *c.marked()
+			c.mark = c.marked()
 		}
 	}
 	b.unlock()
@@ -141,11 +141,12 @@ func (s *Store) attempt(c *call) {
 const sweepAside = time.Second
 
 // marked is the count that says whether something happened to c's partition.
-func (c *call) marked() *uint32 {
+func (c *call) marked() uint32 {
+	n := *c.group.nameMark(c.op.Pop.Partition)
 	if c.known {
-		return c.group.mark(c.partition)
+		n += *c.group.mark(c.partition)
 	}
-	return c.group.nameMark(c.op.Pop.Partition)
+	return n
 }
 
 // claim sends c to PostgreSQL.
@@ -247,10 +248,12 @@ func (s *Store) nothingThere(c *call) {
 		s.finish(c)
 		return
 	}
-	if !c.known && len(op.Pop.Tries) > 0 {
+	if is := len(op.Pop.Tries) > 0; is != c.known || is && op.Pop.Tries[0].Partition != c.partition {
 		// Now that it is known which partition it is, what happens to it can be seen; what
-		// happened until now was not.
-		c.known, c.partition = true, op.Pop.Tries[0].Partition
+		// happened until now was not. It may have been deleted, or made anew.
+		if c.known = is; is {
+			c.partition = op.Pop.Tries[0].Partition
+		}
 		s.attempt(c)
 		return
 	}
@@ -261,13 +264,18 @@ func (s *Store) nothingThere(c *call) {
 		b.unlock()
 		s.refuse(c)
 		return
-	case *c.marked() != c.mark:
+	case c.marked() != c.mark:
 		b.unlock()
 		s.attempt(c)
 		return
 	}
 	var w *waiters
 	if c.known {
+		b.renamed(g, c.partition, op.Pop.Partition)
+		if g.named == nil {
+			g.named = map[string]queue.UUID{}
+		}
+		g.named[string(op.Pop.Partition)] = c.partition
 		w = waitersOf(&g.byID, c.partition)
 	} else {
 		w = waitersOf(&g.byName, string(op.Pop.Partition))

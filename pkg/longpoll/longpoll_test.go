@@ -226,3 +226,44 @@ func TestParkedPopsHaveNoTimerEach(t *testing.T) {
 		t.Errorf("%d were not answered in time", w.pops)
 	}
 }
+
+// A parked pop knows its partition by its id. When somebody deletes the queue by hand, and it
+// is pushed to again, the partition has another one.
+func TestAPartitionThatIsMadeAnewWakesThoseWhoKnewTheOldOne(t *testing.T) {
+	w := newWorld(1, Limits{})
+	pop := func(wait bool) *queue.Op {
+		op := w.popOp(0, func(p *queue.PopRequest) {
+			p.Scope, p.Partition, p.AutoAck, p.Wait = queue.OnePartition, []byte("p"), true, wait
+		})
+		w.settle()
+		return op
+	}
+	w.push("q", "p")
+	if op := pop(false); op.Pop.Count != 1 {
+		t.Fatal("it is not popped")
+	}
+	for _, deletedFirst := range []bool{true, false} {
+		forget := func() {
+			delete(w.parts, w.names["q/p"])
+			delete(w.names, "q/p")
+		}
+		if deletedFirst {
+			forget()
+		}
+		op := pop(true)
+		if w.answers[op] {
+			t.Fatal("it does not wait")
+		}
+		if !deletedFirst {
+			forget()
+		}
+		w.pushOp(0, "q", "p")
+		w.settle()
+		if !w.answers[op] || op.Pop.Count != 1 {
+			t.Fatalf("deleted first %v: it was not woken\n%s", deletedFirst, w.dump())
+		}
+	}
+	if g := w.board.groups[queue.Group{Queue: "q", Name: "g"}]; len(g.named)+len(g.byID)+len(g.byName) != 0 {
+		t.Errorf("somebody is still remembered: %v %v %v", g.named, g.byID, g.byName)
+	}
+}

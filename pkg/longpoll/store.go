@@ -180,7 +180,7 @@ func (b *Board) unsweep(g *group) {
 	for _, w := range g.byID {
 		b.wakeAll(w)
 	}
-	b.appeared(g, nil)
+	b.appeared(g, queue.UUID{}, nil)
 }
 
 // drain goes on with the calls that were woken.

@@ -112,6 +112,9 @@ func (b *Board) unpark(c *call) {
 	g := c.group
 	if w := g.byID[c.partition]; c.known && w != nil && w.first == nil {
 		delete(g.byID, c.partition)
+		if name := c.op.Pop.Partition; g.named[string(name)] == c.partition {
+			delete(g.named, string(name))
+		}
 	}
 	if name := string(c.op.Pop.Partition); !c.known {
 		if w := g.byName[name]; w != nil && w.first == nil {
