@@ -67,7 +67,7 @@ const (
 func row19() *Row {
 	return &Row{
 		ID: "19", Title: "slow senders and clients that do not read",
-		What: fmt.Sprintf("%d clients send a head and %d a body at a byte a second; %d ask again and again and read nothing", slowHeads, slowBodies, nonReaders),
+		What: fmt.Sprintf("%d clients send a head and %d a body at a byte a second; %d pop 5 MB and do not read them", slowHeads, slowBodies, nonReaders),
 		Pass: "p99 of the others at most doubles; all are cut within 30 s; at most 64 MiB more resident; I1-I7",
 		Slow: true,
 		Run: func(ctx context.Context, t *Trial) error {
@@ -96,8 +96,9 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 	var mu sync.Mutex
 	longest := map[string]time.Duration{}
 	left := map[string]int{}
-	start := func(kind string, n int, first, more string, pause time.Duration) error {
+	start := func(kind string, n int, text func() (first, more string)) error {
 		for range n {
+			first, more := text()
 			c, err := q.Dial()
 			if err != nil {
 				return fmt.Errorf("slow client: %w", err)
@@ -109,7 +110,7 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 			mu.Unlock()
 			wg.Go(func() {
 				began := time.Now()
-				dribble(ctx, c, first, more, pause)
+				dribble(ctx, c, first, more)
 				open.Add(-1)
 				mu.Lock()
 				defer mu.Unlock()
@@ -121,16 +122,26 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 		}
 		return nil
 	}
-	head := "POST /api/v1/push HTTP/1.1\r\nHost: chaos\r\nX-Slow: "
-	body := "POST /api/v1/push HTTP/1.1\r\nHost: chaos\r\nContent-Length: 100000\r\n\r\n"
-	ask := "GET /livez HTTP/1.1\r\nHost: chaos\r\n\r\n"
-	if err := start("head", slowHeads, head, "x", time.Second); err != nil {
+	err = start("head", slowHeads, func() (string, string) { return "POST /api/v1/push HTTP/1.1\r\nHost: chaos\r\nX-Slow: ", "x" })
+	if err != nil {
 		return during, err
 	}
-	if err := start("body", slowBodies, body, " ", time.Second); err != nil {
+	err = start("body", slowBodies, func() (string, string) {
+		return "POST /api/v1/push HTTP/1.1\r\nHost: chaos\r\nContent-Length: 100000\r\n\r\n", " "
+	})
+	if err != nil {
 		return during, err
 	}
-	if err := start("unread", nonReaders, strings.Repeat(ask, 900), strings.Repeat(ask, 50), time.Second); err != nil {
+	if err := t.largeMessages(); err != nil {
+		return during, err
+	}
+	group := 0
+	err = start("unread", nonReaders, func() (string, string) {
+		group++
+		pop := fmt.Sprintf("GET /api/v1/pop/queue/%s?batch=2&consumerGroup=unread-%d HTTP/1.1\r\nHost: chaos\r\n\r\n", unreadQueue, group)
+		return pop, "GET /livez HTTP/1.1\r\nHost: chaos\r\n\r\n"
+	})
+	if err != nil {
 		return during, err
 	}
 	during.from = t.clock.Now()
@@ -142,6 +153,7 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 		}
 		wait(ctx, 100*time.Millisecond)
 	}
+	t.remark("descriptors %d at the end", world.Process(q.Pid()).Descriptors)
 	cancel()
 	wg.Wait()
 	t.remark("resident %d MiB, at most %d MiB; cut after at most: head %v, body %v, unread %v; never cut %d, %d, %d", resident>>20, peak>>20,
@@ -159,16 +171,37 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 	return during, nil
 }
 
-// dribble sends first, and then more, again and again, until it is cut or ctx ends. It
-// reads nothing that is not the end.
-func dribble(ctx context.Context, c net.Conn, first, more string, pause time.Duration) {
+// unreadQueue is where those pop who do not read the answer.
+const unreadQueue = "chaos.unread"
+
+// largeBytes is the size of a message that is not read. Two are more than a kernel keeps
+// for a client that reads nothing (tcp_wmem in tcp(7): 4 MiB).
+const largeBytes = 5 << 19
+
+// largeMessages pushes two of them.
+func (t *Trial) largeMessages() error {
+	c := t.load.Client("unread")
+	defer c.Close()
+	for range 2 {
+		m := c.Message(unreadQueue, "Default")
+		m.Payload = fmt.Sprintf(`{"uid":%q,"pad":"%s"}`, m.UID, strings.Repeat("x", largeBytes))
+		if !c.Push(m) {
+			return fmt.Errorf("cannot push a large message: %+v", m.Attempts)
+		}
+	}
+	return nil
+}
+
+// dribble sends first, and then more once a second, until it is cut or ctx ends. It reads
+// nothing.
+func dribble(ctx context.Context, c net.Conn, first, more string) {
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	if _, err := c.Write([]byte(first)); err != nil {
 		return
 	}
-	for wait(ctx, pause) {
+	for wait(ctx, time.Second) {
 		if _, err := c.Write([]byte(more)); err != nil {
 			return
 		}

@@ -42,7 +42,7 @@ type run struct {
 
 // Queend prepares one; it logs to a file in dir. env are settings, NAME=value.
 func (w *World) Queend(name, dir string, env ...string) *Queend {
-	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOST=127.0.0.1", "PORT=0", "NUM_WORKERS=2", "WORKER_ID=" + name}
+	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOST=127.0.0.1", "PORT=0", "NUM_WORKERS=2", "QUEEN_LEGACY_POOL_SIZE=4", "WORKER_ID=" + name}
 	return &Queend{Name: name, binary: w.Binary, env: append(base, env...), log: filepath.Join(dir, name+".log")}
 }
 
