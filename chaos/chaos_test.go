@@ -119,3 +119,20 @@ func TestPoisonIsWhatItSays(t *testing.T) {
 		}
 	}
 }
+
+func TestPercentiles(t *testing.T) {
+	f := func(want, percent int, of ...int) {
+		t.Helper()
+		var took []time.Duration
+		for _, n := range of {
+			took = append(took, time.Duration(n))
+		}
+		if got := percentile(took, percent); got != time.Duration(want) {
+			t.Errorf("percentile %d of %v is %d and not %d", percent, of, got, want)
+		}
+	}
+	f(0, 99)
+	f(7, 99, 7)
+	f(3, 99, 1, 3, 2)
+	f(2, 50, 3, 1, 2)
+}
