@@ -105,7 +105,7 @@ func TestAStopAnswersWhatIsInFlight(t *testing.T) {
 		answered <- fmt.Sprint(status, " ", text)
 	}()
 	waitFor(t, "the push to be in flight", func() bool {
-		return strings.Contains(get(t, p.url("/metrics/prometheus")), "\nqueend_in_flight_messages 1\n")
+		return strings.Contains(get(t, p.url("/metrics/prometheus")), "\nqueend_in_flight_messages{lane=\"push\"} 1\n")
 	})
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
