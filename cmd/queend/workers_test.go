@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -378,4 +379,29 @@ func TestManyWorkersAtTwoProcessesSeeEachMessageOnceAndInOrder(t *testing.T) {
 		t.Errorf("dead letters %q, want %q", dead, w.dead)
 	}
 	sound(t, db)
+}
+
+// A client that closes its connection in the middle of a long poll leaves nothing behind.
+func TestAParkedPopEndsWhenItsClientCloses(t *testing.T) {
+	p := start(t, "DATABASE_URL="+postgrestest.Database(t))
+	var conns []net.Conn
+	for range 20 {
+		conn, err := net.Dial("tcp", p.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET /api/v1/pop/queue/q?wait=true&timeout=3600000 HTTP/1.1\r\nHost: x\r\n\r\n")
+		conns = append(conns, conn)
+	}
+	parked := func(n int) {
+		t.Helper()
+		waitFor(t, fmt.Sprintf("%d parked pops", n), func() bool {
+			return strings.Contains(metricsOf(p), fmt.Sprintf("queend_pops_parked %d\n", n))
+		})
+	}
+	parked(20)
+	for _, conn := range conns {
+		_ = conn.Close()
+	}
+	parked(0)
 }

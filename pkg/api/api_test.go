@@ -19,12 +19,14 @@ type exchange struct {
 	body    string
 
 	whenGone   func()
+	whenHalf   func()
 	gone, half bool
 }
 
 func (x *exchange) Request() *httpparse.Request { return &x.parser.Request }
 func (x *exchange) RequestID() []byte           { return []byte("id-1") }
 func (x *exchange) Accepted() time.Duration     { return time.Second }
+func (x *exchange) OnHalfClosed(f func())       { x.whenHalf = f }
 func (x *exchange) OnGone(f func())             { x.whenGone = f }
 func (x *exchange) IsGone() bool                { return x.gone }
 func (x *exchange) IsHalfClosed() bool          { return x.half }

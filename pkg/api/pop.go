@@ -27,6 +27,7 @@ type popCall struct {
 	exchange Exchange
 	store    queue.Store
 	gone     func() // cancel, as a value that is made once
+	half     func() // halfClosed, likewise
 	body     []byte // scratch for the answer
 }
 
@@ -81,6 +82,9 @@ func (r *Router) pop(x Exchange, scope queue.PopScope, names queue.PopNames) {
 	}
 	c.store = r.stores.Pop
 	x.OnGone(c.gone)
+	if op.Pop.Wait {
+		x.OnHalfClosed(c.half)
+	}
 	c.store.Do(op)
 }
 
@@ -124,6 +128,13 @@ func (c *popCall) cancel() {
 	}
 }
 
+// halfClosed: the client of a pop that waits sends no more. It is taken for gone (see Gone),
+// and what it would be answered in the end it is answered now.
+func (c *popCall) halfClosed() {
+	c.op.Pop.Expired = true
+	c.cancel()
+}
+
 // Gone says that nobody waits for the answer, as far as can be known: its connection has
 // ended. One that waits and has closed its side is taken for gone, since that is what is
 // seen of a process that was killed; nothing that is delivered to it would be
@@ -150,7 +161,7 @@ func (r *Router) popCall() *popCall {
 		return c
 	}
 	c := &popCall{router: r}
-	c.gone = c.cancel
+	c.gone, c.half = c.cancel, c.halfClosed
 	return c
 }
 

@@ -151,7 +151,19 @@ func TestAPopEndsWithItsClient(t *testing.T) {
 		t.Error("it was completed twice")
 	}
 
+	x = w.send(t, "GET", "/api/v1/pop/queue/q?wait=true", "")
+	if x.whenHalf(); x.replies != 1 || x.status != 200 || !strings.Contains(x.body, `"leaseId":null,"messages":[]`) {
+		t.Errorf("who stops sending while it waits is answered: %d %s", x.replies, x.body)
+	}
+	x.whenHalf() // it has no op any more
+	if x.replies != 1 {
+		t.Error("it was answered twice")
+	}
+
 	x = w.send(t, "GET", "/api/v1/pop/queue/q", "")
+	if x.whenHalf != nil {
+		t.Error("who does not wait has its answer soon")
+	}
 	if x.half = true; gone() {
 		t.Error("who asks and then closes its side gets its answer")
 	}

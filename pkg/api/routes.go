@@ -33,9 +33,10 @@ type Exchange interface {
 	Accepted() time.Duration
 	Reply(status int, header, body []byte, close bool)
 
-	OnGone(f func())    // f is called, once, if the client's connection ends before Reply
-	IsGone() bool       // it has ended
-	IsHalfClosed() bool // the client will send no more; it may wait
+	OnGone(f func())       // f is called, once, if the client's connection ends before Reply
+	OnHalfClosed(f func()) // f is called, once, if the client stops sending before Reply
+	IsGone() bool          // it has ended
+	IsHalfClosed() bool    // the client will send no more; it may wait
 }
 
 // Services is what a router is given; all of it belongs to its loop.

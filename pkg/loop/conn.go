@@ -559,7 +559,7 @@ func (c *conn) forsake() {
 			c.loop.give(x.held)
 			x.release()
 		} else if gone := x.gone; gone != nil {
-			x.gone = nil
+			x.gone, x.halfGone = nil, nil
 			c.loop.call(gone)
 		}
 		x = next
@@ -577,8 +577,25 @@ func (c *conn) ended(err error) {
 		c.bury()
 		c.fd = -1
 		c.forsake()
+	} else {
+		c.tellHalf()
 	}
 	l.leave()
+}
+
+// tellHalf tells the exchanges that the client will send no more. What one of them does may
+// end the connection, and so all are asked before any is told.
+func (c *conn) tellHalf() {
+	var tell []func()
+	for x := c.first; x != nil; x = x.next {
+		if x.state == open && x.halfGone != nil {
+			tell = append(tell, x.halfGone)
+			x.halfGone = nil
+		}
+	}
+	for _, f := range tell {
+		c.loop.call(f)
+	}
 }
 
 // goOn keeps a half-closed connection that waits for answers: it gets a duplicate of

@@ -394,6 +394,30 @@ func TestAClientThatVanishedIsNotWaitedFor(t *testing.T) {
 	}
 }
 
+func TestWhoAskedHearsThatTheClientStopsSending(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	c.send(get("/hold") + get("/hold") + get("/hold"))
+	first, second, third := b.take(), b.take(), b.take()
+	told := make(chan struct{}, 2)
+	on(t, first.Loop(), func() {
+		first.OnHalfClosed(func() { first.Reply(200, nil, []byte("one"), false) })
+		second.OnHalfClosed(func() { told <- struct{}{} })
+	})
+	_ = c.CloseWrite()
+	receive(t, told)
+	on(t, first.Loop(), func() {
+		third.Reply(200, nil, []byte("three"), false)
+		second.Reply(200, nil, []byte("two"), false)
+	})
+	for _, want := range []string{"one", "two", "three"} {
+		c.hears(200, want)
+	}
+	if len(told) != 0 {
+		t.Error("told twice")
+	}
+}
+
 func TestHalfClosedConnectionsAreBounded(t *testing.T) {
 	b := newBench(t, Options{HalfClosedMax: 2})
 	for range 3 {

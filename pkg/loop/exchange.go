@@ -25,6 +25,7 @@ type Exchange struct {
 	request   *httpparse.Request
 	accepted  time.Duration
 	gone      func()
+	halfGone  func()
 
 	idLength int
 	id       [RequestIDBytesMax]byte
@@ -61,6 +62,11 @@ func (x *Exchange) Loop() *Loop { return x.loop }
 // The exchange still has to be replied to; the reply goes nowhere. A client that has
 // shut down its sending side and waits is not gone: see IsHalfClosed.
 func (x *Exchange) OnGone(f func()) { x.gone = f }
+
+// OnHalfClosed asks for f to be called, once, if the client shuts down its sending side
+// before Reply: it may be gone for good, see IsHalfClosed. f may
+// reply.
+func (x *Exchange) OnHalfClosed(f func()) { x.halfGone = f }
 
 // IsGone says whether the client's connection has ended.
 func (x *Exchange) IsGone() bool { return x.conn == nil }

@@ -24,7 +24,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 		panic("BUG: " + strconv.Itoa(status) + " is not the status of an answer")
 	}
 	l, c := x.loop, x.conn
-	x.gone = nil
+	x.gone, x.halfGone = nil, nil
 	l.count.answers[status/100].Add(1)
 	if c == nil {
 		// The one place where the reply to a connection that is gone is dropped.
