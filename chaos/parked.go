@@ -11,11 +11,14 @@ import (
 	"time"
 
 	"github.com/queend/queend/chaos/oracle"
-	"github.com/queend/queend/chaos/world"
 )
 
 // idleQueue is where nothing comes but for those who are parked.
 const idleQueue = "chaos.idle"
+
+// parkedMax is how long a long poll may take to hear of its message before it counts as
+// forgotten.
+const parkedMax = 30 * time.Second
 
 // parked are long polls that wait through a fault, one for each partition of idleQueue.
 type parked struct {
@@ -52,10 +55,10 @@ func (p *parked) finish(ctx context.Context) {
 			}
 		}
 		began := time.Now()
-		_ = conn.SetDeadline(began.Add(world.Hang))
+		_ = conn.SetDeadline(began.Add(parkedMax))
 		r, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: "GET"})
 		if err != nil {
-			t.broken("I8", "a long poll that waited through the fault ended: %v", err)
+			t.broken("I9", "a long poll of partition %d that waited through the fault has not heard of %s: %v", i, m.UID, err)
 			continue
 		}
 		text, _ := io.ReadAll(r.Body)
@@ -63,7 +66,7 @@ func (p *parked) finish(ctx context.Context) {
 			Messages []struct{ Data json.RawMessage }
 		}
 		if json.Unmarshal(text, &a) != nil || len(a.Messages) != 1 || oracle.UID(string(a.Messages[0].Data)) != m.UID {
-			t.broken("I8", "a long poll that waited through the fault heard %d %.300s and not %s", r.StatusCode, text, m.UID)
+			t.broken("I9", "a long poll that waited through the fault heard %d %.300s and not %s", r.StatusCode, text, m.UID)
 		} else if took := time.Since(began); took > 2*time.Second {
 			t.late("a long poll that waited through the fault heard of its message after %v", took)
 		}

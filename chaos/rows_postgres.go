@@ -210,7 +210,11 @@ func (t *Trial) noConnections(ctx context.Context) error {
 		take()
 		wait(ctx, 100*time.Millisecond)
 	}
-	t.remark("took %d connections", len(taken))
+	var kept int
+	if err := t.conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(&kept); err != nil {
+		return err
+	}
+	t.remark("took %d connections and left %d to queend", len(taken), kept)
 	return nil
 }
 
