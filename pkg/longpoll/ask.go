@@ -1,6 +1,8 @@
 package longpoll
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -120,10 +122,13 @@ func (b *Board) heard(w *queue.WatchRequest) {
 		// because it was asked to begin, must not move one that hears already.
 		b.position = w.Snapshot
 	}
-	b.others = w.Others
-	if b.others {
+	if w.Others && !b.others {
+		// They are there, and were perhaps before this process knew: what it did meanwhile it
+		// has not told.
+		b.told(everything)
 		b.active.Store(true)
 	}
+	b.others = w.Others
 	b.stats.Heard.Add(uint64(len(w.Heard)))
 	for i := range w.Heard {
 		switch t := &w.Heard[i]; t.Group {
@@ -134,7 +139,11 @@ func (b *Board) heard(w *queue.WatchRequest) {
 			}
 			b.changed(t.Queue, t.Partition, name)
 		case everyGroup:
-			for _, g := range b.byQueue[t.Queue] {
+			groups := b.byQueue[t.Queue]
+			if *t == everything {
+				groups = slices.Collect(maps.Values(b.groups))
+			}
+			for _, g := range groups {
 				b.unsweep(g)
 			}
 		default:

@@ -73,7 +73,7 @@ const (
 	// place is found by the next sweep of its group.
 	EntriesMaxDefault = 1_000_000
 
-	// ToldMax bounds what waits to be told to other processes. What finds no place they
-	// find by sweeping.
+	// ToldMax bounds what waits to be told to other processes. At the bound they are told
+	// that anything may have changed, and sweep.
 	ToldMax = 10_000
 )

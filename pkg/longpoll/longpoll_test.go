@@ -16,6 +16,7 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(2, Limits{EntriesMax: rapid.SampledFrom([]int{0, 0, 2}).Draw(t, "entries"), GroupsMax: rapid.SampledFrom([]int{0, 3}).Draw(t, "groups")})
 		var waiting []*queue.Op
+		untold := false
 		store := func() int { return rapid.IntRange(0, 1).Draw(t, "loop") }
 		names := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f"})
 		queues := rapid.SampledFrom([]string{"q", "q", "r"})
@@ -27,6 +28,16 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 				q, name := queues.Draw(t, "queue"), names.Draw(t, "partition")
 				id := w.push(q, name)
 				w.told = append(w.told, queue.Told{Queue: q, Partition: id, Name: name})
+			},
+			"push of a process that does not know us": func(*rapid.T) {
+				w.push(queues.Draw(t, "queue"), names.Draw(t, "partition"))
+				untold = true
+			},
+			"it gets to know us": func(*rapid.T) {
+				if untold {
+					untold = false
+					w.told = append(w.told, everything)
+				}
 			},
 			"pop": func(*rapid.T) {
 				op := w.popOp(store(), func(p *queue.PopRequest) {
@@ -89,6 +100,9 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 			"outage": func(t *rapid.T) { w.away = !w.away },
 		})
 		w.away = false
+		if untold {
+			w.told = append(w.told, everything)
+		}
 		for range 8 { // what is told and swept is so within some rounds
 			w.settle()
 			w.now += 1100 * time.Millisecond
@@ -265,5 +279,20 @@ func TestAPartitionThatIsMadeAnewWakesThoseWhoKnewTheOldOne(t *testing.T) {
 	}
 	if g := w.board.groups[queue.Group{Queue: "q", Name: "g"}]; len(g.named)+len(g.byID)+len(g.byName) != 0 {
 		t.Errorf("somebody is still remembered: %v %v %v", g.named, g.byID, g.byName)
+	}
+}
+
+// A process that finds that there are others tells them that anything may have changed:
+// what it did before it has told nobody.
+func TestWhoeverIsFoundIsToldThatAnythingMayHaveChanged(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.settle()
+	w.others = true
+	for range 3 {
+		w.now += 2 * time.Second
+		w.settle()
+	}
+	if len(w.heard) != 1 || w.heard[0] != everything {
+		t.Errorf("it told %v", w.heard)
 	}
 }

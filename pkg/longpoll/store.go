@@ -132,12 +132,16 @@ func (b *Board) learnFreed(freed []queue.Freed) {
 	}
 }
 
-// told notes what the others are to be told.
+// told notes what the others are to be told. What finds no place they find by sweeping.
 func (b *Board) told(t queue.Told) {
-	if len(b.tell) < ToldMax {
-		b.tell[t] = struct{}{}
+	if len(b.tell) >= ToldMax {
+		t = everything
 	}
+	b.tell[t] = struct{}{}
 }
+
+// everything tells other processes that any partition of any queue may have changed.
+var everything = queue.Told{Group: everyGroup}
 
 // Changed says that something was done to a queue, or to its groups, by another way than
 // through this store: what is on the board of it may be wrong. Any goroutine.

@@ -22,7 +22,8 @@ type world struct {
 
 	parts  map[queue.UUID]*part
 	names  map[string]queue.UUID // queue/name
-	told   []queue.Told          // by users of SQL
+	told   []queue.Told          // by users of SQL and other processes
+	heard  []queue.Told          // by other processes, of us
 	others bool
 	away   bool // PostgreSQL is
 
@@ -168,6 +169,7 @@ func (w *world) watch(r *queue.WatchRequest) {
 		if r.Since != "" {
 			r.Heard = append(r.Heard, w.told[seen:]...)
 		}
+		w.heard = append(w.heard, r.Tell...)
 		r.Snapshot, r.Others = fmt.Sprint(len(w.told)), w.others
 	case queue.WatchSweep:
 		var ids []queue.UUID
