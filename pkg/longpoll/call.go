@@ -152,8 +152,20 @@ func (c *call) marked() uint32 {
 // claim sends c to PostgreSQL.
 func (s *Store) claim(c *call, now time.Duration) {
 	c.state = claiming
-	c.op.Deadline = now + s.limit
+	c.op.Deadline = s.deadline(c, now)
 	s.lanes.Pop.Do(c.op)
+}
+
+// graceful is how much longer than a pop's time an attempt may take that is under way
+// when it is over: most are answered by then.
+const graceful = 40 * time.Millisecond
+
+// deadline is when an attempt that begins now is given up.
+func (s *Store) deadline(c *call, now time.Duration) time.Duration {
+	if c.until == 0 {
+		return now + s.limit
+	}
+	return min(now+s.limit, max(c.until, now)+graceful)
 }
 
 // OpDone implements queue.Completer: the claim was answered.

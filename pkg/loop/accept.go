@@ -220,7 +220,7 @@ type backOff struct {
 
 const (
 	acceptPauseMin = 5 * time.Millisecond
-	acceptPauseMax = time.Second
+	acceptPauseMax = 500 * time.Millisecond
 )
 
 func (b *backOff) failed(err error) {
