@@ -255,9 +255,9 @@ func (w *workers) consume(group string, worker int) {
 			return
 		}
 		p := w.processes[random.IntN(2)]
-		path := "/queue/work?partitions=2"
+		path := "/queue/jobs?partitions=2"
 		if random.IntN(4) == 0 {
-			path = fmt.Sprintf("/queue/work/partition/%d?", random.IntN(workerPartitions))
+			path = fmt.Sprintf("/queue/jobs/partition/%d?", random.IntN(workerPartitions))
 		}
 		got := p.pop(path + fmt.Sprintf("&batch=%d&wait=true&timeout=200&consumerGroup=%s", 1+random.IntN(8), group))
 		for messages := got.Messages; len(messages) > 0; {
@@ -321,11 +321,11 @@ func TestManyWorkersAtTwoProcessesSeeEachMessageOnceAndInOrder(t *testing.T) {
 		w.processes = append(w.processes, start(t, "DATABASE_URL="+db, "NUM_WORKERS=2"))
 	}
 	var configured object
-	w.post(w.processes[0], "/api/v1/configure", object{"queue": "work", "options": object{"leaseTime": 3600, "retryLimit": 1}}, &configured)
+	w.post(w.processes[0], "/api/v1/configure", object{"queue": "jobs", "options": object{"leaseTime": 3600, "retryLimit": 1}}, &configured)
 	w.post(w.processes[1], "/api/v1/configure", object{"queue": "mortal", "options": object{"leaseTime": 1}}, &configured)
 	var all sync.WaitGroup
 	for pusher := range workerPushers {
-		all.Go(func() { w.push("work", pusher) })
+		all.Go(func() { w.push("jobs", pusher) })
 		all.Go(func() { w.push("mortal", pusher) })
 	}
 	for i, group := range []string{"__QUEUE_MODE__", "g"} {
@@ -342,7 +342,7 @@ func TestManyWorkersAtTwoProcessesSeeEachMessageOnceAndInOrder(t *testing.T) {
 
 	for _, p := range w.processes {
 		for _, group := range []string{"__QUEUE_MODE__", "g"} {
-			if got := p.pop("/queue/work?batch=100&partitions=10&consumerGroup=" + group); len(got.Messages) != 0 {
+			if got := p.pop("/queue/jobs?batch=100&partitions=10&consumerGroup=" + group); len(got.Messages) != 0 {
 				t.Errorf("group %s: more came: %s", group, got.text)
 			}
 		}
