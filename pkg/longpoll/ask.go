@@ -101,6 +101,9 @@ func (s *Store) check(c *call) {
 func (s *Store) listen(c *call) {
 	b := s.board
 	c.state = asking
+	b.mu.Lock()
+	set := b.flagsSet
+	b.mu.Unlock()
 	s.ask(func(op *queue.Op) {
 		op.Watch.Kind, op.Watch.Process = queue.WatchCheck, b.self
 	}, func(op *queue.Op) {
@@ -108,6 +111,7 @@ func (s *Store) listen(c *call) {
 			s.failed(c, op.Fault)
 			return
 		}
+		b.heardFlags(op.Watch.Flags, set)
 		b.mu.Lock()
 		b.heard(&op.Watch)
 		b.unlock()
@@ -240,6 +244,10 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	name := string(op.Pop.Group)
 	var unswept []*group
 	b.mu.Lock()
+	if b.flags.Pop {
+		s.pause(c)
+		return
+	}
 	groups, room := make([]*group, 0, len(c.queues)), true
 	for _, q := range c.queues {
 		if g := b.group(q, name, now); g == nil {

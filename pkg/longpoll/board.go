@@ -33,6 +33,13 @@ type Board struct {
 	post     []*Store // that have woken calls to look at, once the lock is given back
 	rotation []*group // of the slow sweep
 
+	flags    queue.Flags
+	flagsSet uint64  // how often this process has set them itself
+	held     waiters // pops that wait for the end of maintenance
+
+	hearing sync.Mutex // held while those in hear are told; taken before mu
+	hear    []func(push, pop bool)
+
 	stats Stats
 }
 
@@ -41,7 +48,7 @@ type Limits struct{ ParkedMax, GroupsMax, EntriesMax int }
 
 // Stats are counters and gauges of a board; any goroutine.
 type Stats struct {
-	Parked, Groups, Entries                                       atomic.Int64
+	Parked, Paused, Groups, Entries                               atomic.Int64 // Paused: of those that are parked
 	Wakes, Expired, Sweeps, Slices, Checks, Heard, Told, Released atomic.Uint64
 	Attempts, Vain, Refused, Forgotten                            atomic.Uint64
 }

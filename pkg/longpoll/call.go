@@ -85,11 +85,16 @@ func (s *Store) attempt(c *call) {
 	}
 	op, b, now := c.op, s.board, s.sv.Now()
 	op.Again()
+	op.Pop.Paused = false
 	b.stats.Attempts.Add(1)
 	b.mu.Lock()
-	if b.position == "" {
+	if b.flags.Pop {
+		s.pause(c)
+		return
+	}
+	if b.position == "" || !b.flags.Known {
 		// What others tell is heard from some moment on. Whoever looks before it could wait
-		// for what was told in between.
+		// for what was told in between. And pops may have been stopped before we began.
 		b.unlock()
 		s.listen(c)
 		return
@@ -242,7 +247,7 @@ func (s *Store) park(c *call) {
 		b.unlock()
 		s.refuse(c)
 		return
-	case g.first != nil || !g.swept:
+	case g.first != nil || !g.swept || b.flags.Pop:
 		b.unlock()
 		s.attempt(c)
 		return
@@ -276,7 +281,7 @@ func (s *Store) nothingThere(c *call) {
 		b.unlock()
 		s.refuse(c)
 		return
-	case c.marked() != c.mark:
+	case c.marked() != c.mark || b.flags.Pop:
 		b.unlock()
 		s.attempt(c)
 		return

@@ -20,7 +20,8 @@
 //	        └─ wait=true ──▶ parked ──────────────────────────────────────────┘
 //	                           └─ time is over ─▶ answer
 //
-// A pop of one named partition needs no candidates: its claim looks for itself.
+// A pop of one named partition needs no candidates: its claim looks for itself. While an
+// administrator has stopped the pops, none looks at all: see maintenance.go.
 //
 // # A partition of a group, on the board
 //

@@ -97,9 +97,10 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 				for w.fire() {
 				}
 			},
-			"outage": func(t *rapid.T) { w.away = !w.away },
+			"outage":                    func(t *rapid.T) { w.away = !w.away },
+			"pops are stopped or go on": func(t *rapid.T) { w.stop(!w.flags.Pop, rapid.Bool().Draw(t, "here")) },
 		})
-		w.away = false
+		w.away, w.flags.Pop = false, false
 		if untold {
 			w.told = append(w.told, everything)
 		}
@@ -126,8 +127,8 @@ func TestNobodyWaitsForWhatIsThere(t *testing.T) {
 				t.Fatalf("a pop was never answered (scope %d, wait %v)", op.Pop.Scope, op.Pop.Wait)
 			}
 		}
-		if n := w.board.stats.Parked.Load(); n != 0 {
-			t.Fatalf("%d pops are counted as parked", n)
+		if n, held := w.board.stats.Parked.Load(), w.board.stats.Paused.Load(); n != 0 || held != 0 {
+			t.Fatalf("%d pops are counted as parked, %d as held", n, held)
 		}
 		for _, g := range w.board.groups {
 			if g.users != 0 || g.waiting.first != nil || len(g.byID)+len(g.byName) > 0 {

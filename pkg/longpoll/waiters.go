@@ -91,12 +91,18 @@ func (b *Board) wakeAll(w *waiters) {
 func (b *Board) list(w *waiters, c *call) {
 	w.append(c)
 	b.stats.Parked.Add(1)
+	if w == &b.held {
+		b.stats.Paused.Add(1)
+	}
 }
 
 // unpark takes c out of the list that it waits in, and empty lists out of the board.
 func (b *Board) unpark(c *call) {
 	if c.list == nil {
 		return
+	}
+	if c.list == &b.held {
+		b.stats.Paused.Add(-1)
 	}
 	c.leave()
 	b.stats.Parked.Add(-1)

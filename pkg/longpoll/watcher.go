@@ -69,6 +69,7 @@ func (w *watcher) tick() {
 // tell says what there is to say, and hears.
 func (w *watcher) tell(now time.Duration) {
 	s, b := w.s, w.s.board
+	var set uint64
 	w.asking, w.toldAt = true, now
 	tidy := now-w.tidyAt >= tidyEvery
 	if tidy {
@@ -78,7 +79,7 @@ func (w *watcher) tell(now time.Duration) {
 		r := &op.Watch
 		r.Kind, r.Process, r.Worker, r.Tidy = queue.WatchTell, b.self, b.worker, tidy
 		b.mu.Lock()
-		r.Since = b.position
+		r.Since, set = b.position, b.flagsSet
 		for t := range b.tell {
 			r.Tell = append(r.Tell, t)
 			delete(b.tell, t)
@@ -92,6 +93,9 @@ func (w *watcher) tell(now time.Duration) {
 		b.mu.Unlock()
 	}, func(op *queue.Op) {
 		w.asking = false
+		if op.Fault.Code == queue.OK {
+			b.heardFlags(op.Watch.Flags, set)
+		}
 		b.mu.Lock()
 		if op.Fault.Code != queue.OK {
 			w.failing = true

@@ -26,6 +26,7 @@ type world struct {
 	heard  []queue.Told          // by other processes, of us
 	others bool
 	away   bool // PostgreSQL is
+	flags  queue.Flags
 
 	pops    int
 	answers map[*queue.Op]bool
@@ -57,7 +58,7 @@ type lease struct {
 const leaseTime = 30 * time.Second
 
 func newWorld(loops int, limits Limits) *world {
-	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, now: time.Second}
+	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, now: time.Second, flags: queue.Flags{Known: true}}
 	w.board = NewBoard(queue.UUID{1}, "test", limits)
 	for range loops {
 		lane := fakeLane{w}
@@ -72,7 +73,13 @@ func newWorld(loops int, limits Limits) *world {
 
 type fakeLane struct{ w *world }
 
-func (l fakeLane) Do(op *queue.Op)   { l.w.sent = append(l.w.sent, op) }
+func (l fakeLane) Do(op *queue.Op) {
+	if _, stopped := l.w.board.Flags(); stopped && op.Verb == queue.Pop {
+		panic("something is claimed while pops are stopped")
+	}
+	l.w.sent = append(l.w.sent, op)
+}
+
 func (l fakeLane) Cancel(*queue.Op)  {}
 func (w *world) Gone() bool          { return false }
 func (w *world) OpDone(op *queue.Op) { w.answered(op) }
@@ -170,6 +177,9 @@ func (w *world) watch(r *queue.WatchRequest) {
 			r.Heard = append(r.Heard, w.told[seen:]...)
 		}
 		w.heard = append(w.heard, r.Tell...)
+		if r.Kind == queue.WatchTell || r.Since == "" {
+			r.Flags = w.flags
+		}
 		r.Snapshot, r.Others = fmt.Sprint(len(w.told)), w.others
 	case queue.WatchSweep:
 		var ids []queue.UUID
@@ -309,4 +319,15 @@ func (w *world) claimable(p *queue.PopRequest) bool {
 		}
 	}
 	return false
+}
+
+// stop stops the pops of all processes, or lets them go on; by this one, or another.
+func (w *world) stop(on, here bool) {
+	if here && w.away {
+		return // it cannot be committed
+	}
+	w.flags.Pop = on
+	if here {
+		w.board.SetFlags(nil, &on)
+	}
 }

@@ -7,13 +7,14 @@ type WatchKind uint8
 
 const (
 	// WatchCheck asks what others told since Since. With Empty it also notes that a pop
-	// found nothing there.
+	// found nothing there. Without Since it asks for the flags too.
 	WatchCheck WatchKind = iota
 	// WatchSweep looks at a slice of a queue's partitions for what a group has to come.
 	WatchSweep
 	// WatchQueues asks for the queues of a namespace and a task.
 	WatchQueues
-	// WatchTell gives a sign of life, tells others what this process did, and checks.
+	// WatchTell gives a sign of life, tells others what this process did, asks for the
+	// flags, and checks.
 	WatchTell
 	// WatchLeave says that this process ends.
 	WatchLeave
@@ -47,6 +48,14 @@ type WatchRequest struct {
 	Next     UUID        // WatchSweep: the last partition of the slice
 	More     bool        // WatchSweep: there are partitions beyond Next
 	Queues   []string    // WatchQueues
+	Flags    Flags       // WatchTell, WatchCheck without Since
+}
+
+// Flags say what an administrator has stopped, for all processes of a database: pushes go
+// to the file buffer only, pops are given nothing.
+type Flags struct {
+	Push, Pop bool
+	Known     bool // they were read
 }
 
 // Group is a consumer group of a queue.

@@ -28,6 +28,7 @@ const (
 	checkRows
 	sweepRows
 	queuesRows
+	flagsRows
 )
 
 // NewWatchBatch returns an empty batch, to be used again and again.
@@ -35,7 +36,7 @@ func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(), alone: -1
 
 // PreparedWatch are the statements of a WatchBatch that are worth preparing.
 func PreparedWatch() []string {
-	return []string{"watch_check", "watch_here", "watch_lax", "watch_empty"}
+	return []string{"watch_check", "watch_here", "watch_lax", "watch_empty", "system_state_read"}
 }
 
 // Reset makes the batch empty.
@@ -57,14 +58,14 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 	clear(b.stmts)
 	b.stmts, b.whose, b.buf = b.stmts[:0], b.whose[:0], b.buf[:0]
 	checked := -1 // all checks of a step are one: what is new to one is new to all
-	lax := false
+	lax, flags := false, false
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.decided || e.op == nil || b.alone >= 0 && len(b.stmts) > 0 {
 			continue
 		}
 		w := &e.op.Watch
-		w.Heard, w.Pending, w.Queues, w.More = w.Heard[:0], w.Pending[:0], w.Queues[:0], false
+		w.Heard, w.Pending, w.Queues, w.More, w.Flags = w.Heard[:0], w.Pending[:0], w.Queues[:0], false, Flags{}
 		if !lax && (w.Kind == WatchTell || w.Kind == WatchLeave || len(w.Empty) > 0) {
 			lax = true
 			b.ask(i, noRows, "watch_lax")
@@ -90,6 +91,10 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 					since = nil
 				}
 				b.ask(i, checkRows, "watch_check", since, b.uuid(w.Process))
+			}
+			if !flags && w.asksForFlags() {
+				flags = true
+				b.ask(i, flagsRows, "system_state_read")
 			}
 		case WatchSweep:
 			if mode, at := w.Subscription.row(); mode != "" && w.Group.Name != QueueMode {
@@ -218,6 +223,15 @@ func (b *WatchBatch) Row(stmt int, values [][]byte) {
 				break
 			}
 		}
+	case flagsRows:
+		for i := who.entry; i < len(b.entries); i++ {
+			if o := b.entries[i].op; o != nil && !b.entries[i].decided && o.Watch.asksForFlags() {
+				o.Watch.Flags = Flags{Push: boolColumn(values[0]), Pop: boolColumn(values[1]), Known: true}
+			}
+			if b.alone >= 0 {
+				break
+			}
+		}
 	case sweepRows:
 		if e.op != nil {
 			e.op.Watch.swept(values)
@@ -227,6 +241,10 @@ func (b *WatchBatch) Row(stmt int, values [][]byte) {
 			e.op.Watch.Queues = append(e.op.Watch.Queues, string(values[0]))
 		}
 	}
+}
+
+func (w *WatchRequest) asksForFlags() bool {
+	return w.Kind == WatchTell || w.Kind == WatchCheck && w.Since == ""
 }
 
 // heard takes (snapshot, others, queue, partition, name, group), the last four null when
