@@ -53,6 +53,16 @@ type Services struct {
 	WorkerID int
 
 	Pop PopDefaults
+
+	// Maintenance is what this process knows of the maintenance flags, and SetMaintenance
+	// hears at once what it has committed itself; nil is as it was. Any goroutine; nil: none
+	// is known and nobody hears.
+	Maintenance    func() (push, pop bool)
+	SetMaintenance func(push, pop *bool)
+
+	// Buffer is the file buffer in numbers. Any goroutine; it does not wait. nil: there is no
+	// file buffer.
+	Buffer func() BufferStatus
 }
 
 // Stores is what a router pushes into. It has them once the database's schema is
@@ -69,7 +79,7 @@ type Stores struct {
 
 	// Admin has work done in a goroutine, with a session of its own, and then done
 	// called on the loop. It returns at once; false means that too much waits already,
-	// and nothing will be called. nil: there are no administrative routes.
+	// and nothing will be called. Any goroutine. nil: there are no administrative routes.
 	Admin func(work func(Session), done func()) bool
 
 	// Changed hears that messages of a queue may have become claimable otherwise than
@@ -119,6 +129,7 @@ func NewRouter(s Services) *Router {
 	r.addPath("POST", "/api/v1/lease/:leaseId/extend", r.extendLease)
 	r.add("POST", "/api/v1/transaction", r.transaction)
 	r.addAdmin()
+	r.addMaintenance()
 	r.seal()
 	return r
 }
