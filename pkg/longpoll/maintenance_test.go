@@ -175,6 +175,31 @@ func TestHeldPopsAreBoundedAsParkedOnesAre(t *testing.T) {
 	}
 }
 
+// However many are held, a loop has other things to do in between.
+func TestPopsGoOnSomeAtATime(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.stop(true, true)
+	const all = 3*resumedMax + 1
+	for range all {
+		w.popOp(0, func(p *queue.PopRequest) { p.Wait = true })
+	}
+	w.settle()
+	w.stop(false, true)
+	turns, before := 0, w.board.stats.Attempts.Load()
+	for ; len(w.posts) > 0; turns++ {
+		f := w.posts[0]
+		w.posts = w.posts[1:]
+		f()
+		if n := w.board.stats.Attempts.Load() - before; n > uint64(turns+1)*resumedMax {
+			t.Fatalf("%d look again in turn %d", n, turns)
+		}
+	}
+	w.settle()
+	if n := w.board.stats.Parked.Load(); n != all || turns != 4 {
+		t.Errorf("%d are parked after %d turns", n, turns)
+	}
+}
+
 // While PostgreSQL is away, what was known last holds.
 func TestPopsStayStoppedWhilePostgreSQLIsAway(t *testing.T) {
 	w := newWorld(1, Limits{})

@@ -2,6 +2,7 @@ package longpoll
 
 import (
 	"container/heap"
+	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -187,16 +188,26 @@ func (b *Board) unsweep(g *group) {
 	b.appeared(g, queue.UUID{}, nil)
 }
 
+// resumedMax is how many calls are resumed in one turn of the loop: when pops go on after
+// maintenance there may be very many.
+const resumedMax = 1000
+
 // drain goes on with the calls that were woken.
 func (s *Store) drain() {
 	b := s.board
 	b.mu.Lock()
-	s.woken, s.spare = s.spare[:0], s.woken
-	s.posted = false
+	n := min(len(s.woken), resumedMax)
+	s.spare = append(s.spare[:0], s.woken[:n]...)
+	s.woken = slices.Delete(s.woken, 0, n)
+	s.posted = len(s.woken) > 0
+	more := s.posted
 	b.mu.Unlock()
 	for i, c := range s.spare {
 		s.spare[i] = nil
 		s.resume(c)
+	}
+	if more {
+		s.sv.Post(s.drainFn)
 	}
 }
 
