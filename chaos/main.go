@@ -26,19 +26,20 @@ import (
 	"github.com/queend/queend/chaos/world"
 )
 
-// trialMax bounds one trial.
+// trialMax bounds one trial, beyond its budget.
 const trialMax = 15 * time.Minute
 
 type options struct {
 	row, size, register, queend, logs string
 	trials                            int
+	budget                            time.Duration
 	seed                              uint64
-	list, quiet                       bool
+	list, quiet, long                 bool
 }
 
 const usage = `chaos does harm to queend and checks that its promises are kept.
 
-Usage: go run ./chaos -row 14 [-trials 20] [-seed 1] [-load small]
+Usage: go run ./chaos -row 14 [-trials 20 | -budget 30m] [-seed 1] [-load small]
        go run ./chaos -list
 
 Trial n of a run has seed SEED+n-1; a failed trial prints its seed and keeps its logs.
@@ -51,6 +52,8 @@ func main() {
 	var o options
 	flag.StringVar(&o.row, "row", "", "the `row` to run, or several: 14,17")
 	flag.IntVar(&o.trials, "trials", 3, "how many trials")
+	flag.DurationVar(&o.budget, "budget", 0, "in place of a number of trials: `time` after which no trial of a row is begun; row 27 makes one trial of it")
+	flag.BoolVar(&o.long, "long", false, "the long form of rows 3, 5 and 6")
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of the first trial")
 	flag.StringVar(&o.size, "load", "small", "small, medium or large")
 	flag.StringVar(&o.register, "register", "", "the register (default: chaos/register.tsv of the module); - for none")
@@ -119,7 +122,8 @@ func run(ctx context.Context, o *options) (bad bool, err error) {
 	defer w.Close()
 	var broken error
 	for _, row := range chosen {
-		for i := range o.trials {
+		began := time.Now()
+		for i := 0; o.goesOn(row, i, time.Since(began)); i++ {
 			broke, err := o.one(ctx, w, row, size, o.seed+uint64(i))
 			bad = bad || broke
 			if ctx.Err() != nil {
@@ -135,15 +139,32 @@ func run(ctx context.Context, o *options) (bad bool, err error) {
 	return bad, broken
 }
 
+// goesOn says whether there is one more trial of a row.
+func (o *options) goesOn(row *Row, made int, spent time.Duration) bool {
+	switch {
+	case o.budget == 0:
+		return made < o.trials
+	case row.Soak:
+		return made < 1
+	}
+	return made < 1 || spent < o.budget
+}
+
 // one makes a trial and says whether a promise was broken.
 func (o *options) one(ctx context.Context, w *world.World, row *Row, size load.Size, seed uint64) (bad bool, err error) {
 	dir := filepath.Join(o.logs, fmt.Sprintf("row%s-seed%d-%s", row.ID, seed, time.Now().Format("150405")))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, trialMax)
-	defer cancel()
 	t := newTrial(w, seed, size, dir)
+	t.Long = o.long
+	limit := trialMax
+	if row.Soak {
+		t.Budget = o.budget
+		limit += max(o.budget, soakDefault)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	if !o.quiet {
 		t.Say = func(format string, args ...any) { fmt.Printf("  "+format+"\n", args...) }
 	}

@@ -73,6 +73,30 @@ func (p *parked) finish(ctx context.Context) {
 	}
 }
 
+// dismissed looks at what those hear who wait at a server that stops.
+func (p *parked) dismissed(server int, state string) {
+	t := p.t
+	began := time.Now()
+	for i, conn := range p.conns {
+		if i%len(t.queends) != server {
+			continue
+		}
+		_ = conn.SetDeadline(began.Add(parkedMax))
+		r, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: "GET"})
+		if err != nil {
+			t.broken("I10", "with PostgreSQL %s a long poll was not answered when the server stopped: %v", state, err)
+			return
+		}
+		if text, _ := io.ReadAll(r.Body); r.StatusCode != 200 && r.StatusCode != 204 && r.StatusCode != 503 {
+			t.broken("I10", "with PostgreSQL %s a long poll heard %d %.200s when the server stopped", state, r.StatusCode, text)
+		}
+		if took := time.Since(began); took > atOnceMax {
+			t.late("with PostgreSQL %s a long poll was answered %v after SIGTERM", state, took)
+			return
+		}
+	}
+}
+
 func (p *parked) close() {
 	for _, c := range p.conns {
 		_ = c.Close()

@@ -12,6 +12,7 @@ type Row struct {
 	What  string // what a trial does
 	Pass  string // what has to be true of it
 	Slow  bool   // measures; never in a hurry
+	Soak  bool   // a trial fills the time that it is given
 	Run   func(context.Context, *Trial) error
 }
 
@@ -19,7 +20,8 @@ type Row struct {
 // the outcome of again) is part of every load.
 func rows() []*Row {
 	return []*Row{
-		row1(), row2(), row4(), row5(), row8(), row9(), row14(), row17(), row19(), row20(), row21(), row22(), row23(),
+		row1(), row2(), row3(), row4(), row5(), row6(), row7(), row8(), row9(), row10(), row11(), row12(), row13(), row14(), row15(), row16(),
+		row17(), row18(), row19(), row20(), row21(), row22(), row23(), row24(), row26(), row27(), rowPlant(),
 	}
 }
 

@@ -44,45 +44,93 @@ var poisons = []struct {
 func row9() *Row {
 	return &Row{
 		ID: "9", Title: "poison beside good traffic",
-		What: "each of 7 kinds of items that cannot be stored, alone and beside a good item of the same request, 20 times, PostgreSQL up",
-		Pass: "poison hears 4xx and nothing of its request is stored; all other pushes are stored; I1-I7",
+		What: "each of 7 kinds of items that cannot be stored, alone and beside a good item of the same request, 20 times with PostgreSQL up and 20 times with PostgreSQL down; and 40 messages that are buffered and then refused by PostgreSQL (a trigger)",
+		Pass: "poison hears 4xx and nothing of its request is stored; what only PostgreSQL refuses is set aside, and holds nobody up; all other pushes are stored; I1-I7",
 		Run: func(ctx context.Context, t *Trial) error {
-			// A long deadline: what is slow on a busy machine is not refused here.
-			storm := Storm{Env: []string{"DB_FAILOVER_MS=30000"}, CallMax: 30 * time.Second, Client: time.Minute}
-			t.after = func(h *history.History) {
-				for _, m := range h.Messages {
-					if m.Queue == load.Work && !strings.HasPrefix(m.Producer, "poison") && m.Outcome() != history.OK {
-						t.broken("I10", "the good message %s was not stored: %+v", m.UID, m.Attempts)
-					}
+			doomed := 0
+			t.atEnd = append(t.atEnd, func() {
+				if poisoned := t.poisoned(); len(t.Violations) == 0 && poisoned != doomed {
+					t.broken("I1", "%d messages were refused by PostgreSQL after they were buffered, and %d are set aside", doomed, poisoned)
 				}
-			}
-			return t.storm(ctx, storm, func(ctx context.Context) error {
-				t.Faults = fmt.Sprintf("%d poisoned pushes", 2*20*len(poisons))
-				c := t.load.Client("poison")
-				defer c.Close()
-				for range 20 {
-					for _, kind := range poisons {
-						for _, alone := range []bool{true, false} {
-							bad := c.Message(load.Work, fmt.Sprint(t.rng.IntN(t.Size.Partitions)))
-							messages, items := []*history.Message{bad}, []string{kind.item(bad)}
-							if !alone {
-								beside := c.Message(load.Work, bad.Partition)
-								messages, items = append(messages, beside), append(items, fmt.Sprintf(`{"queue":%q,"partition":%q,"payload":%s}`, beside.Queue, beside.Partition, beside.Payload))
-							}
-							status, text := c.PushRaw(`{"items":[`+strings.Join(items, ",")+`]}`, messages...)
-							if status < 400 || status > 499 {
-								t.broken("I10", "%s was answered %d %.300s", kind.name, status, text)
-							}
-							if !wait(ctx, 15*time.Millisecond) {
-								return ctx.Err()
-							}
-						}
-					}
+			})
+			return t.storm(ctx, Storm{Damaged: true}, func(ctx context.Context) error {
+				t.Faults = fmt.Sprintf("%d poisoned pushes, %d doomed", 2*2*20*len(poisons), doomedMessages)
+				if err := t.poison(ctx); err != nil {
+					return err
 				}
-				return nil
+				return t.outage(ctx, "a stop of PostgreSQL", 0, func() error {
+					if _, err := t.conn.Exec(ctx, `CREATE TRIGGER chaos_dooms BEFORE INSERT ON queen.messages FOR EACH ROW EXECUTE FUNCTION chaos.see_doom()`); err != nil {
+						return err
+					}
+					if err := t.world.Postgres.Stop(); err != nil {
+						return err
+					}
+					if err := t.buffering(ctx); err != nil {
+						return err
+					}
+					if err := t.poison(ctx); err != nil {
+						return err
+					}
+					n, err := t.doom(ctx)
+					doomed = n
+					return err
+				}, func() error { return t.world.Postgres.Restart(ctx) })
 			})
 		},
 	}
+}
+
+// poison pushes each kind of it, alone and beside good items.
+func (t *Trial) poison(ctx context.Context) error {
+	c := t.client("poison")
+	defer c.Close()
+	for range 20 {
+		for _, kind := range poisons {
+			for _, alone := range []bool{true, false} {
+				bad := c.Message(load.Work, fmt.Sprint(t.rng.IntN(t.Size.Partitions)))
+				messages, items := []*history.Message{bad}, []string{kind.item(bad)}
+				if !alone {
+					beside := c.Message(load.Work, bad.Partition)
+					messages, items = append(messages, beside), append(items, fmt.Sprintf(`{"queue":%q,"partition":%q,"payload":%s}`, beside.Queue, beside.Partition, beside.Payload))
+				}
+				status, text := c.PushRaw(`{"items":[`+strings.Join(items, ",")+`]}`, messages...)
+				if status < 400 || status > 499 {
+					t.broken("I10", "%s was answered %d %.300s", kind.name, status, text)
+				}
+				if !wait(ctx, 15*time.Millisecond) {
+					return ctx.Err()
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// doomedMessages is how many of them row 9 pushes.
+const doomedMessages = 40
+
+// doom pushes messages that PostgreSQL will refuse, and returns how many were accepted.
+func (t *Trial) doom(ctx context.Context) (accepted int, err error) {
+	c := t.client("doom")
+	defer c.Close()
+	for range doomedMessages {
+		if c.Push(c.Doomed(load.Work, fmt.Sprint(t.rng.IntN(t.Size.Partitions)))) {
+			accepted++
+		}
+		if !wait(ctx, 10*time.Millisecond) {
+			return accepted, ctx.Err()
+		}
+	}
+	return accepted, nil
+}
+
+// poisoned is how many messages the queends have set aside.
+func (t *Trial) poisoned() (all int) {
+	for _, q := range t.queends {
+		n, _ := leftIn(q.Buffer)
+		all += n
+	}
+	return all
 }
 
 // vanishing is how many clients of row 20 vanish, of each kind.

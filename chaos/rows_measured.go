@@ -367,7 +367,7 @@ func row23() *Row {
 				if err != nil {
 					t.remark("no memory cgroup here (%v): only the peak was looked at", err)
 				} else {
-					t.atEnd = remove
+					t.atEnd = append(t.atEnd, remove)
 				}
 				far.from = t.clock.Now()
 				t.proxy.SetDelay(250 * time.Millisecond)

@@ -28,7 +28,11 @@ type Trial struct {
 	Size  load.Size
 	Dir   string // logs
 	Timed bool   // what took too long is a violation; otherwise it is only told
-	Say   func(format string, args ...any)
+	Long  bool   // the long form of a row, where it has one
+
+	// Budget is how long a row may take that fills the time it is given.
+	Budget time.Duration
+	Say    func(format string, args ...any)
 
 	world    *world.World
 	rng      *rand.Rand // of the fault alone: what the load draws does not move it
@@ -37,10 +41,14 @@ type Trial struct {
 	conn     *pgx.Conn // direct
 	queends  []*world.Queend
 	proxy    *proxy.Proxy // between queend and PostgreSQL; nil: none
+	pair     *world.Pair  // nil: one PostgreSQL
+	wire     *world.Wire  // on the way to PostgreSQL; nil: none
 	load     *load.Load
+	clients  int                    // made by client so far
 	excused  []span                 // calls that were under way then may take longer
+	outages  []*outage              // what was measured in them
 	after    func(*history.History) // what the row itself looks at; may be nil
-	atEnd    func()                 // when the queends are gone; may be nil
+	atEnd    []func()               // when the queends are gone
 
 	// What came of it.
 	Messages   int
@@ -68,6 +76,16 @@ type Storm struct {
 
 	// PushOnly: nobody pops.
 	PushOnly bool
+
+	Binary  string   // of queend; "": the world's
+	Buffers []string // the buffer directory of each queend; nil: new ones
+	Pair    bool     // a PostgreSQL with a standby, of the trial's own
+	Wire    bool     // with Proxy: by a network that can be cut, if this machine has one
+
+	// LostMax is how many buffered messages the row damages on the disk. Damaged: whatever
+	// they are, something is found to be damaged.
+	LostMax int
+	Damaged bool
 
 	// Recovery is how soon after the fault a push must be stored; 0: 2 s.
 	Recovery time.Duration
@@ -135,6 +153,7 @@ func (t *Trial) storm(ctx context.Context, s Storm, fault func(context.Context) 
 		if err := q.Stop(); err != nil {
 			t.broken("I10", "%v", err)
 		}
+		t.leftovers(q, s.Damaged)
 	}
 	return t.judge(ctx, h, s, drained)
 }
@@ -176,6 +195,14 @@ func (t *Trial) begin(ctx context.Context, s *Storm) error {
 
 // open makes the database and the queends, and configures the queues.
 func (t *Trial) open(ctx context.Context, s *Storm) (err error) {
+	if s.Pair {
+		if t.pair, err = t.world.Pair(ctx); err != nil {
+			return err
+		}
+		own := *t.world
+		own.Postgres = t.pair.Primary
+		t.world = &own
+	}
 	if t.database, err = t.world.Database(ctx); err != nil {
 		return err
 	}
@@ -183,16 +210,27 @@ func (t *Trial) open(ctx context.Context, s *Storm) (err error) {
 		return err
 	}
 	url := t.world.Postgres.ConnString(t.database)
+	if s.Pair {
+		url = t.pair.URL(t.database)
+	}
 	if s.Proxy {
-		address := fmt.Sprintf("127.0.0.1:%d", t.world.Postgres.Port())
-		if t.proxy, err = proxy.New(func() (net.Conn, error) { return net.Dial("tcp", address) }); err != nil {
+		if err := t.openProxy(s.Wire); err != nil {
 			return err
 		}
-		url = fmt.Sprintf("postgres://postgres:%s@127.0.0.1:%d/%s?sslmode=disable", t.world.Postgres.Password(), t.proxy.Port(), t.database)
+		url = fmt.Sprintf("postgres://postgres:%s@%s/%s?sslmode=disable", t.world.Postgres.Password(), t.proxy.Address(), t.database)
 	}
 	for i := range s.Queends {
-		q := t.world.Queend(fmt.Sprintf("queend-%d", i+1), t.Dir, append([]string{"DATABASE_URL=" + url}, s.Env...)...)
+		q, err := t.world.Queend(fmt.Sprintf("queend-%d", i+1), t.Dir, append([]string{"DATABASE_URL=" + url}, s.Env...)...)
+		if err != nil {
+			return err
+		}
 		q.Limit = s.Limit
+		if s.Binary != "" {
+			q.Binary = s.Binary
+		}
+		if i < len(s.Buffers) {
+			q.Buffer = s.Buffers[i]
+		}
 		t.queends = append(t.queends, q)
 		if err := q.Launch(); err != nil {
 			return err
@@ -204,6 +242,9 @@ func (t *Trial) open(ctx context.Context, s *Storm) (err error) {
 		if err := q.Ready(ready); err != nil {
 			return err
 		}
+		if err := t.healthy(ready, q); err != nil {
+			return err
+		}
 	}
 	for _, name := range []string{load.Work, load.Out} {
 		namespace, task, _ := strings.Cut(name, ".")
@@ -213,6 +254,29 @@ func (t *Trial) open(ctx context.Context, s *Storm) (err error) {
 		}
 	}
 	return nil
+}
+
+// openProxy puts the proxy between queend and PostgreSQL; wire by a network of its own, if
+// this machine has one.
+func (t *Trial) openProxy(wire bool) (err error) {
+	address := fmt.Sprintf("127.0.0.1:%d", t.world.Postgres.Port())
+	dial := func() (net.Conn, error) { return net.Dial("tcp", address) }
+	if wire {
+		if t.wire, err = world.MakeWire(); err == nil {
+			t.proxy = proxy.On(t.wire.Listener, dial)
+			return nil
+		}
+		t.wire = nil
+		t.remark("no network namespace here (%v): the proxy is silent instead", err)
+	}
+	t.proxy, err = proxy.New(dial)
+	return err
+}
+
+// client is a connection for the trial's own calls.
+func (t *Trial) client(name string) *load.Client {
+	t.clients++
+	return t.load.Client(fmt.Sprintf("%s%d-", name, t.clients))
 }
 
 // until polls until something is so, within world.Hang.
@@ -269,6 +333,10 @@ func (t *Trial) drain(ctx context.Context) bool {
 			queues, groups = append(queues, queue), append(groups, group)
 		}
 	}
+	if err := t.buffersEmpty(ctx); err != nil {
+		t.broken("I8", "the buffers are not delivered: %v", err)
+		return false
+	}
 	began, seen, left := time.Now(), 0, -1
 	for time.Since(began) < drainMax {
 		if err := t.conn.QueryRow(ctx, selectUndrained, queues, groups).Scan(&left); err != nil {
@@ -305,7 +373,7 @@ func (t *Trial) judge(ctx context.Context, h *history.History, s Storm, drained 
 		return err
 	}
 	rules := oracle.Rules{
-		Groups: load.MustGet, TransactionQueue: load.Work, TransactionGroup: load.Mover, Drained: drained, LateSlack: 50 * time.Millisecond,
+		Groups: load.MustGet, TransactionQueue: load.Work, TransactionGroup: load.Mover, Drained: drained, LostMax: s.LostMax, LateSlack: 50 * time.Millisecond,
 		Excused: func(start, end time.Duration) bool {
 			for _, x := range t.excused {
 				if start <= x.to && end >= x.from {
@@ -322,6 +390,9 @@ func (t *Trial) judge(ctx context.Context, h *history.History, s Storm, drained 
 		rules.CallMax, rules.PollSlack = s.CallMax, time.Second
 	}
 	t.Violations = append(t.Violations, oracle.Check(h, snapshot, rules)...)
+	for _, o := range t.outages {
+		t.judgeOutage(h, o)
+	}
 	if t.after != nil {
 		t.after(h)
 	}
@@ -362,8 +433,14 @@ func (t *Trial) count(h *history.History) {
 			longest = max(longest, x.End-x.Start)
 		}
 	}
-	t.remark("pushes ok %d, unknown %d, fail %d; deliveries %d; acks ok %d, unknown %d, refused %d (%d for their lease); longest call %v",
-		pushes[history.OK], pushes[history.Unknown], pushes[history.Fail], len(h.Deliveries), acks[history.OK], acks[history.Unknown], refused, late,
+	buffered := 0
+	for _, m := range h.Messages {
+		if m.Outcome() == history.OK && !m.Stored() {
+			buffered++
+		}
+	}
+	t.remark("pushes ok %d (%d buffered), unknown %d, fail %d; deliveries %d; acks ok %d, unknown %d, refused %d (%d for their lease); longest call %v",
+		pushes[history.OK], buffered, pushes[history.Unknown], pushes[history.Fail], len(h.Deliveries), acks[history.OK], acks[history.Unknown], refused, late,
 		longest.Round(10*time.Millisecond))
 }
 
@@ -378,7 +455,7 @@ func (t *Trial) keep(h *history.History, s *oracle.Snapshot) error {
 	for _, m := range h.Messages {
 		fmt.Fprintf(file, "message %s %s/%s key=%q parent=%q\n", m.UID, m.Queue, m.Partition, m.Key, m.Parent)
 		for _, a := range m.Attempts {
-			fmt.Fprintf(file, "  %v-%v %v %d id=%s duplicate=%v %s\n", a.Start, a.End, a.Outcome, a.Status, a.ID, a.Duplicate, a.Why)
+			fmt.Fprintf(file, "  %v-%v queend-%d %v %d id=%s key=%s duplicate=%v buffered=%v %s\n", a.Start, a.End, a.Server+1, a.Outcome, a.Status, a.ID, a.Key, a.Duplicate, a.Buffered, a.Why)
 		}
 	}
 	for _, d := range h.Deliveries {
@@ -389,7 +466,7 @@ func (t *Trial) keep(h *history.History, s *oracle.Snapshot) error {
 	}
 	for _, c := range h.Calls {
 		if c.Status != 200 && c.Status != 201 || c.End-c.Start > time.Second+c.Wait {
-			fmt.Fprintf(file, "call %v-%v %s %d %s\n", c.Start, c.End, c.Route, c.Status, c.Why)
+			fmt.Fprintf(file, "call %v-%v queend-%d %s %d %s\n", c.Start, c.End, c.Server+1, c.Route, c.Status, c.Why)
 		}
 	}
 	for _, r := range s.Rows {
@@ -414,16 +491,38 @@ func (t *Trial) end() error {
 	if t.proxy != nil {
 		t.proxy.Close()
 	}
-	if t.atEnd != nil {
-		t.atEnd()
+	if t.wire != nil {
+		t.wire.Remove()
+	}
+	for _, f := range t.atEnd {
+		f()
+	}
+	for _, q := range t.queends {
+		t.keepBuffer(q)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), world.Hang)
 	defer cancel()
 	if t.conn != nil {
 		_ = t.conn.Close(ctx)
 	}
+	if t.pair != nil {
+		t.pair.Stop()
+		return nil
+	}
 	if t.database == "" {
 		return nil
 	}
 	return t.world.Drop(ctx, t.database)
+}
+
+// keepBuffer removes a buffer directory, or keeps it with the logs of a trial that failed.
+func (t *Trial) keepBuffer(q *world.Queend) {
+	if len(t.Violations) > 0 && t.result() == failed {
+		if entries, err := os.ReadDir(q.Buffer); err == nil && len(entries) > 0 {
+			if os.Rename(q.Buffer, filepath.Join(t.Dir, q.Name+".buffer")) == nil {
+				return
+			}
+		}
+	}
+	_ = os.RemoveAll(q.Buffer)
 }

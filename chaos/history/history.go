@@ -50,6 +50,7 @@ type Message struct {
 	Producer  string // who waits for each answer before he sends the next
 	N         int    // rises with each message of Producer
 	Parent    string // the message that the same transaction acknowledges; "": none
+	Doomed    bool   // PostgreSQL refuses it whatever was answered: it must not be stored
 
 	Attempts []Attempt
 }
@@ -60,7 +61,10 @@ type Attempt struct {
 	Outcome    Outcome
 	Status     int    // HTTP; 0: no answer
 	ID         string // the message's id, as the answer says it
+	Key        string // the transactionId that the answer says
 	Duplicate  bool   // the answer says that it was there
+	Buffered   bool   // the answer says that it will be there
+	Server     int    // which queend was asked
 	Why        string // of a failure
 }
 
@@ -77,6 +81,27 @@ func (m *Message) Outcome() Outcome {
 		}
 	}
 	return o
+}
+
+// AcceptedBy says that this queend answered 2xx.
+func (m *Message) AcceptedBy(server int) bool {
+	for i := range m.Attempts {
+		if a := &m.Attempts[i]; a.Outcome == OK && a.Server == server {
+			return true
+		}
+	}
+	return false
+}
+
+// Stored says that an answer said that the message is in the database, and not that it
+// will be.
+func (m *Message) Stored() bool {
+	for i := range m.Attempts {
+		if a := &m.Attempts[i]; a.Outcome == OK && !a.Buffered {
+			return true
+		}
+	}
+	return false
 }
 
 // Delivery is one message in the answer to a pop.
@@ -118,6 +143,7 @@ func (a *Ack) Moves() bool {
 // Call is any request and its answer.
 type Call struct {
 	Route      string
+	Server     int // which queend was asked
 	Status     int // 0: no answer
 	Start, End time.Duration
 	Wait       time.Duration // of a long poll: its time-out

@@ -16,12 +16,13 @@ import (
 // client is one keep-alive connection. It never sends anything twice by itself, as
 // net/http's client may: what was sent how often is what a trial is about.
 type client struct {
-	dial    func() (net.Conn, error)
+	dial    func() (net.Conn, int, error) // and which queend it is
 	clock   *history.Clock
 	log     *history.Log
 	conn    net.Conn
 	read    *bufio.Reader
 	timeout time.Duration // of a call that does not wait
+	server  int           // whom conn reaches
 }
 
 // answer is what came of a call. Status 0: nothing.
@@ -30,6 +31,8 @@ type answer struct {
 	body       []byte
 	start, end time.Duration
 	sent       bool // something may have left us
+	push       bool // by a route that buffers
+	server     int
 	why        string
 }
 
@@ -40,6 +43,7 @@ var get = &http.Request{Method: "GET"}
 func (c *client) call(method, path, body string, wait time.Duration) (a answer) {
 	route, _, _ := strings.Cut(path, "?")
 	a.start = c.clock.Now()
+	a.push = strings.HasPrefix(route, "/api/v1/push")
 	retryAfter := false
 	err := c.exchange(method, path, body, wait, &a, &retryAfter)
 	a.end = c.clock.Now()
@@ -51,7 +55,7 @@ func (c *client) call(method, path, body string, wait time.Duration) (a answer) 
 	}
 	if a.sent {
 		c.log.Calls = append(c.log.Calls, history.Call{
-			Route: method + " " + route, Status: a.status, Start: a.start, End: a.end, Wait: wait, RetryAfter: retryAfter, Why: a.why,
+			Route: method + " " + route, Server: a.server, Status: a.status, Start: a.start, End: a.end, Wait: wait, RetryAfter: retryAfter, Why: a.why,
 		})
 	}
 	return a
@@ -59,12 +63,13 @@ func (c *client) call(method, path, body string, wait time.Duration) (a answer) 
 
 func (c *client) exchange(method, path, body string, wait time.Duration, a *answer, retryAfter *bool) error {
 	if c.conn == nil {
-		conn, err := c.dial()
+		conn, server, err := c.dial()
 		if err != nil {
 			return err
 		}
-		c.conn, c.read = conn, bufio.NewReader(conn)
+		c.conn, c.read, c.server = conn, bufio.NewReader(conn), server
 	}
+	a.server = c.server
 	if err := c.conn.SetDeadline(time.Now().Add(c.timeout + wait)); err != nil {
 		return err
 	}
@@ -98,8 +103,12 @@ func (c *client) close() {
 	}
 }
 
-// atTheDoor are the sentences of a 503 that says that nothing was done. Every other 503
-// leaves that open.
+// inDoubt is in every 503 to a push that leaves open whether it was done. Every other one
+// is held to it that it was not.
+const inDoubt = "messages may "
+
+// atTheDoor are the sentences of a 503 to another request that says that nothing was done.
+// Every other one leaves that open.
 var atTheDoor = []string{
 	"too much waits for PostgreSQL already", "PostgreSQL is too slow for what waits already", "PostgreSQL is away, try again",
 	"the database is not ready yet", "as many connections as it may have", "too many unfinished requests", "too many requests wait",
@@ -115,6 +124,10 @@ func (a *answer) outcome() history.Outcome {
 		return history.OK
 	case a.status >= 400 && a.status < 500:
 		return history.Fail
+	case a.status == 503 && a.push:
+		if !strings.Contains(string(a.body), inDoubt) {
+			return history.Fail
+		}
 	case a.status == 503:
 		for _, sentence := range atTheDoor {
 			if strings.Contains(string(a.body), sentence) {

@@ -87,8 +87,8 @@ func (w *worker) pop(group, queue string, batch, partitions int) *popped {
 	for i := range p.Messages {
 		m := &p.Messages[i]
 		w.log.Deliveries = append(w.log.Deliveries, history.Delivery{
-			Consumer: w.name, Group: group, Queue: m.Queue, Partition: m.Partition, PartitionID: m.PartitionID, MessageID: m.ID,
-			Key: m.TransactionID, Lease: m.LeaseID, Payload: string(m.Data), Start: p.start, End: p.end, At: i, Auto: group == Auto,
+			Consumer: w.name, Group: group, Queue: w.load.keep(m.Queue), Partition: w.load.keep(m.Partition), PartitionID: w.load.keep(m.PartitionID), MessageID: m.ID,
+			Key: m.TransactionID, Lease: w.load.keep(m.LeaseID), Payload: w.load.keep(string(m.Data)), Start: p.start, End: p.end, At: i, Auto: group == Auto,
 		})
 		if m.Queue != queue || m.LeaseID != p.LeaseID || (group == Auto) != (m.LeaseID == "") {
 			w.wrong("a pop of %s for group %q with lease %q brought %+v", queue, group, p.LeaseID, *m)

@@ -83,8 +83,12 @@ type Load struct {
 	mu   sync.Mutex
 	logs []*history.Log
 
-	stored atomic.Int64 // messages whose push was answered 2xx
-	lastOK atomic.Int64 // when, on the clock
+	stored   atomic.Int64 // messages whose push was answered 2xx
+	lastOK   atomic.Int64 // when, on the clock
+	buffered atomic.Int64 // of them, those that will be stored later
+	directAt atomic.Int64 // when a push was last answered so that it is in the database
+
+	texts sync.Map // string → the same string, kept once: deliveries repeat payloads
 }
 
 // Start starts one.
@@ -112,6 +116,18 @@ func Start(c Config) *Load {
 // Stored is how many messages were answered 2xx so far, and when the last one was.
 func (l *Load) Stored() (n int64, last time.Duration) {
 	return l.stored.Load(), time.Duration(l.lastOK.Load())
+}
+
+// Buffered is how many of them were answered that they will be stored later.
+func (l *Load) Buffered() int64 { return l.buffered.Load() }
+
+// Direct is when a push was last answered that it is in the database.
+func (l *Load) Direct() time.Duration { return time.Duration(l.directAt.Load()) }
+
+// keep returns text, the same one for equal texts.
+func (l *Load) keep(text string) string {
+	kept, _ := l.texts.LoadOrStore(text, text)
+	return kept.(string)
 }
 
 // StopSending ends the producers and waits for their last answers. From then on consumers
@@ -174,12 +190,13 @@ func (l *Load) newWorker(kind string, i int) *worker {
 // one does not answer the door.
 func (w *worker) connection(log *history.Log, n int) *client {
 	dials := w.load.config.Dials
-	return &client{clock: w.load.config.Clock, log: log, timeout: w.load.config.CallTimeout, dial: func() (net.Conn, error) {
-		conn, err := dials[n%len(dials)]()
+	return &client{clock: w.load.config.Clock, log: log, timeout: w.load.config.CallTimeout, dial: func() (net.Conn, int, error) {
+		server := n % len(dials)
+		conn, err := dials[server]()
 		if err != nil {
 			n++
 		}
-		return conn, err
+		return conn, server, err
 	}}
 }
 
@@ -213,6 +230,7 @@ func (w *worker) message(queue, partition, key string) *history.Message {
 	if key != "" {
 		m.Key = key + uid
 	}
+	w.load.texts.Store(m.Payload, m.Payload)
 	w.log.Messages = append(w.log.Messages, m)
 	return m
 }
@@ -232,6 +250,23 @@ func (c *Client) Call(method, path, body string, wait time.Duration) (int, strin
 // Message makes a message to be sent by Push or PushRaw.
 func (c *Client) Message(queue, partition string) *history.Message {
 	return c.w.message(queue, partition, "k-")
+}
+
+// Burst pushes n messages to partitions of a queue in one request and says whether they
+// were accepted.
+func (c *Client) Burst(queue string, n int) bool {
+	var messages []*history.Message
+	for range n {
+		messages = append(messages, c.Message(queue, fmt.Sprint(c.w.rng.IntN(c.w.load.config.Partitions))))
+	}
+	return c.w.pushOnce(c.w.c, "/api/v1/push", pushBody(messages), messages) == history.OK
+}
+
+// Doomed makes a message that PostgreSQL refuses, for a reason that queend cannot see.
+func (c *Client) Doomed(queue, partition string) *history.Message {
+	m := c.Message(queue, partition)
+	m.Payload, m.Doomed = fmt.Sprintf(`{"uid":%q,"doom":true}`, m.UID), true // see audit.sql
+	return m
 }
 
 // Close ends the connection.

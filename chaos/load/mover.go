@@ -94,7 +94,7 @@ func (w *worker) recordTransaction(a answer, messages []message, children []*his
 		if i < len(ids) {
 			id = ids[i]
 		}
-		children[i].Attempts = append(children[i].Attempts, history.Attempt{Start: a.start, End: a.end, Outcome: outcome, Status: a.status, ID: id, Why: why})
+		children[i].Attempts = append(children[i].Attempts, history.Attempt{Start: a.start, End: a.end, Outcome: outcome, Status: a.status, ID: id, Server: a.server, Why: why})
 		w.log.Acks = append(w.log.Acks, history.Ack{
 			Consumer: w.name, Group: Mover, PartitionID: m.PartitionID, MessageID: m.ID, Lease: m.LeaseID, Status: "completed",
 			Start: a.start, End: a.end, Outcome: outcome, Refused: outcome == history.Fail && a.status == 200, Why: why, Transaction: true,

@@ -118,6 +118,11 @@ func (w *worker) record(attempts []history.Attempt, messages []*history.Message)
 		if a.Outcome == history.OK && !a.Duplicate {
 			w.load.stored.Add(1)
 			w.load.lastOK.Store(int64(a.End))
+			if a.Buffered {
+				w.load.buffered.Add(1)
+			} else {
+				w.load.directAt.Store(int64(a.End))
+			}
 		}
 	}
 }
@@ -148,7 +153,7 @@ func item(m *history.Message) string {
 func (w *worker) attempts(log *history.Log, a answer, messages []*history.Message) []history.Attempt {
 	all := make([]history.Attempt, len(messages))
 	for i := range all {
-		all[i] = history.Attempt{Start: a.start, End: a.end, Status: a.status, Outcome: a.outcome(), Why: a.why}
+		all[i] = history.Attempt{Start: a.start, End: a.end, Status: a.status, Server: a.server, Outcome: a.outcome(), Why: a.why}
 	}
 	if a.outcome() != history.OK {
 		return all
@@ -169,7 +174,7 @@ func (w *worker) attempts(log *history.Log, a answer, messages []*history.Messag
 	}
 	for i := range items {
 		it := &items[i]
-		all[i].ID, all[i].Duplicate = it.MessageID, it.Status == "duplicate"
+		all[i].ID, all[i].Key, all[i].Duplicate, all[i].Buffered = it.MessageID, it.TransactionID, it.Status == "duplicate", it.Status == "buffered"
 		switch it.Status {
 		case "queued", "duplicate":
 			if it.MessageID == "" || it.Index != i || messages[i].Key != "" && it.TransactionID != messages[i].Key {
@@ -177,6 +182,10 @@ func (w *worker) attempts(log *history.Log, a answer, messages []*history.Messag
 			}
 			if it.Status == "duplicate" && messages[i].Key == "" {
 				log.Wrong = append(log.Wrong, fmt.Sprintf("message %s has no key and was answered %+v", messages[i].UID, *it))
+			}
+		case "buffered":
+			if it.TransactionID == "" || it.Index != i || messages[i].Key != "" && it.TransactionID != messages[i].Key {
+				log.Wrong = append(log.Wrong, fmt.Sprintf("item %d with key %q was answered %+v", i, messages[i].Key, *it))
 			}
 		case "failed":
 			all[i].Outcome, all[i].Why = history.Fail, it.Error

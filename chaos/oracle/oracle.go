@@ -59,6 +59,10 @@ type Rules struct {
 	// certainly late.
 	LateSlack time.Duration
 
+	// LostMax is how many of the messages that were answered that they will be stored may be
+	// lost all the same: the row has damaged so many on the disk.
+	LostMax int
+
 	// Drained: all groups were seen at the end of their partitions. Otherwise not having
 	// got a message is reported once, as a trial that did not drain.
 	Drained bool
@@ -150,8 +154,19 @@ func (c *checker) index() {
 
 // sent compares messages with rows: I1, I2, I3.
 func (c *checker) sent() {
+	lost := 0
 	for _, m := range c.h.Messages {
 		rows, outcome := c.rows[m.UID], m.Outcome()
+		if m.Doomed {
+			if len(rows) > 0 {
+				c.broken("I2", "message %s, which PostgreSQL refuses, is stored %s", m.UID, tries(m))
+			}
+			continue
+		}
+		if outcome == history.OK && len(rows) == 0 && !m.Stored() && lost < c.r.LostMax {
+			lost++
+			continue
+		}
 		if outcome == history.OK && len(rows) == 0 {
 			c.broken("I1", "message %s (%s/%s, key %q) was answered 2xx %s and is not stored", m.UID, m.Queue, m.Partition, m.Key, tries(m))
 		}
@@ -165,6 +180,9 @@ func (c *checker) sent() {
 			a := &m.Attempts[i]
 			if a.Outcome == history.OK && a.ID != "" && len(rows) == 1 && rows[0].ID != a.ID {
 				c.broken("I2", "message %s was answered with id %s and is stored as %s", m.UID, a.ID, rows[0].ID)
+			}
+			if a.Outcome == history.OK && a.Key != "" && len(rows) == 1 && rows[0].Key != a.Key {
+				c.broken("I3", "message %s was answered with transactionId %s and has %s", m.UID, a.Key, rows[0].Key)
 			}
 		}
 		for _, row := range rows {
@@ -248,7 +266,7 @@ func (c *checker) delivered() {
 // producer never learned may come late; all others may not.
 func (c *checker) order() {
 	type of struct{ producer, partition string }
-	newest := map[of]int{}
+	stored := map[of]*past{}
 	for i := range c.s.Rows {
 		row := &c.s.Rows[i]
 		m := c.messages[c.byID[row.ID]]
@@ -256,14 +274,16 @@ func (c *checker) order() {
 			continue
 		}
 		k := of{m.Producer, row.PartitionID}
-		if n, ok := newest[k]; ok && m.N < n && m.Outcome() == history.OK {
-			c.broken("I4", "in %s/%s message %s of %s is stored behind its number %d", m.Queue, m.Partition, m.UID, m.Producer, n)
+		if stored[k] == nil {
+			stored[k] = &past{}
 		}
-		newest[k] = max(newest[k], m.N)
+		if n := stored[k].overtook(m); n != nil {
+			c.broken("I4", "in %s/%s message %s of %s is stored behind its number %d", m.Queue, m.Partition, m.UID, m.Producer, n.N)
+		}
 	}
 
 	type at struct{ group, consumer, producer, partition string }
-	seen := map[at]int{}
+	seen := map[at]*past{}
 	type to struct{ group, uid string }
 	got := map[to]bool{}
 	for i := range c.h.Deliveries {
@@ -277,11 +297,50 @@ func (c *checker) order() {
 		if d.Auto {
 			k.consumer = d.Consumer // without leases two answers may be under way at once
 		}
-		if n, ok := seen[k]; ok && m.N < n && m.Outcome() == history.OK {
-			c.broken("I4", "group %q got message %s of %s behind its number %d (at %v)", d.Group, m.UID, m.Producer, n, d.End)
+		if seen[k] == nil {
+			seen[k] = &past{}
 		}
-		seen[k] = max(seen[k], m.N)
+		if n := seen[k].overtook(m); n != nil {
+			c.broken("I4", "group %q got message %s of %s behind its number %d (at %v)", d.Group, m.UID, m.Producer, n.N, d.End)
+		}
 	}
+}
+
+// past is what came of one producer so far, in one partition.
+type past struct {
+	all    []*history.Message
+	newest int
+}
+
+// overtook adds m, and finds a message that came before it though its producer sent it
+// after m was answered. Nil: there is none.
+//
+// While PostgreSQL is away each queend keeps the order of what it was sent itself. So a
+// message may overtake one that was not in the database when it was sent, if it was given
+// to a queend that has not got that one.
+func (p *past) overtook(m *history.Message) (wrong *history.Message) {
+	if m.N < p.newest && m.Outcome() == history.OK {
+		for _, n := range p.all {
+			if n.N > m.N && !elsewhere(n, m) {
+				wrong = n
+			}
+		}
+	}
+	p.all, p.newest = append(p.all, m), max(p.newest, m.N)
+	return wrong
+}
+
+// elsewhere says that n was given to a queend that does not have m to store before it.
+func elsewhere(n, m *history.Message) bool {
+	if m.Stored() {
+		return false
+	}
+	for i := range n.Attempts {
+		if !m.AcceptedBy(n.Attempts[i].Server) {
+			return true
+		}
+	}
+	return false
 }
 
 type lane struct{ partition, group string }

@@ -119,6 +119,23 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	})
 	f("what was refused is stored", "I2", "refused", func(w *tale) { attempt(w, 1).Outcome = history.Fail })
 	f("it has another id than the answer said", "I2", "answered with id", func(w *tale) { attempt(w, 1).ID = "no" })
+	f("what PostgreSQL refuses is stored", "I2", "refuses", func(w *tale) { w.h.Messages[2].Doomed = true })
+	f("it was answered with another transactionId", "I3", "answered with transactionId", func(w *tale) { attempt(w, 1).Key = "other" })
+	f("a message that was buffered is gone", "I1", "m2", func(w *tale) {
+		attempt(w, 2).Buffered = true
+		remove(w, "idm2")
+	})
+	f("more is lost than was damaged", "I1", "m2", func(w *tale) {
+		w.r.LostMax = 1
+		for _, n := range []int{1, 2} {
+			attempt(w, n).Buffered = true
+			remove(w, fmt.Sprintf("idm%d", n))
+		}
+	})
+	f("damage excuses nothing that was in the database", "I1", "m2", func(w *tale) {
+		w.r.LostMax = 1
+		remove(w, "idm2")
+	})
 	f("a row that nobody sent", "I3", "nobody sent", func(w *tale) {
 		w.s.Rows = append(w.s.Rows, Row{"x", "x", "q", "a", partition, `{"uid":"zz"}`})
 	})
@@ -128,6 +145,17 @@ func TestPlantedFaultsAreFound(t *testing.T) {
 	f("it came from another partition", "I3", "from q/z", func(w *tale) { w.h.Deliveries[0].Partition = "z" })
 	f("another key", "I3", "has zz", func(w *tale) { w.s.Rows[0].Key = "zz" })
 	f("two are stored in the wrong order", "I4", "stored behind", func(w *tale) { w.s.Rows[0], w.s.Rows[2] = w.s.Rows[2], w.s.Rows[0] })
+	f("a buffered one is stored behind a later one of the same queend", "I4", "stored behind", func(w *tale) {
+		for n := 1; n <= 3; n++ {
+			attempt(w, n).Buffered = true
+		}
+		attempt(w, 2).Server = 1
+		w.s.Rows[0], w.s.Rows[4] = w.s.Rows[4], w.s.Rows[0]
+	})
+	f("one that was in the database is overtaken by another queend's", "I4", "stored behind", func(w *tale) {
+		attempt(w, 3).Server = 1
+		w.s.Rows[0], w.s.Rows[4] = w.s.Rows[4], w.s.Rows[0]
+	})
 	f("two are delivered in the wrong order", "I4", "group \"g\"", func(w *tale) {
 		w.h.Deliveries[0].MessageID, w.h.Deliveries[2].MessageID = w.h.Deliveries[2].MessageID, w.h.Deliveries[0].MessageID
 		w.h.Deliveries[0].Payload, w.h.Deliveries[2].Payload = w.h.Deliveries[2].Payload, w.h.Deliveries[0].Payload
@@ -183,6 +211,20 @@ func TestTheUnknownMayBeEither(t *testing.T) {
 		w.h.Messages[0].Attempts[0] = history.Attempt{Outcome: history.Unknown}
 		w.h.Messages[0].N, w.h.Messages[2].N, w.h.Messages[4].N = 2, 4, 3
 		w.h.Messages[4].Attempts[0] = history.Attempt{Outcome: history.Unknown}
+	})
+	f("a buffered push overtaken by what another queend got", func(w *tale) {
+		w.h.Messages[0].Attempts[0].Buffered, w.h.Messages[2].Attempts[0].Buffered = true, true
+		w.h.Messages[4].Attempts[0].Server = 1
+		w.s.Rows[0], w.s.Rows[2], w.s.Rows[4] = w.s.Rows[4], w.s.Rows[0], w.s.Rows[2]
+		w.h.Deliveries, w.h.Acks, w.s.Cursors, w.r.TransactionQueue, w.r.Groups = nil, nil, nil, "", nil
+	})
+	f("what was damaged on the disk is lost", func(w *tale) {
+		w.h.Messages[2].Attempts[0].Buffered, w.r.LostMax = true, 1
+		w.s.Rows = append(w.s.Rows[:2], w.s.Rows[3:]...)
+		w.h.Deliveries, w.h.Acks, w.s.Cursors, w.r.TransactionQueue, w.r.Groups = nil, nil, nil, "", nil
+	})
+	f("what PostgreSQL refuses is not there", func(w *tale) {
+		w.h.Messages = append(w.h.Messages, &history.Message{UID: "m9", Doomed: true, Producer: "p", N: 9, Attempts: []history.Attempt{{Outcome: history.OK, Buffered: true}}})
 	})
 	f("an ack without an answer was not done", func(w *tale) {
 		w.h.Acks[0].Outcome = history.Unknown

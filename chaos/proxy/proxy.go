@@ -57,7 +57,8 @@ type Proxy struct {
 	listener net.Listener
 	dial     func() (net.Conn, error)
 	wait     sync.WaitGroup
-	delay    atomic.Int64 // of each direction, in nanoseconds
+	delay    atomic.Int64  // of each direction, in nanoseconds
+	held     chan struct{} // closed while bytes may pass
 
 	mu      sync.Mutex
 	pairs   map[*pair]bool
@@ -80,18 +81,28 @@ func New(dial func() (net.Conn, error)) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	p := &Proxy{listener: listener, dial: dial, pairs: map[*pair]bool{}}
+	return On(listener, dial), nil
+}
+
+// On starts a proxy that listens as listener does, which is its own from now on.
+func On(listener net.Listener, dial func() (net.Conn, error)) *Proxy {
+	p := &Proxy{listener: listener, dial: dial, pairs: map[*pair]bool{}, held: make(chan struct{})}
+	close(p.held)
 	p.wait.Add(1)
 	go p.accept()
-	return p, nil
+	return p
 }
 
 // Port is where it listens, on 127.0.0.1.
 func (p *Proxy) Port() int { return p.listener.Addr().(*net.TCPAddr).Port }
 
+// Address is where it listens.
+func (p *Proxy) Address() string { return p.listener.Addr().String() }
+
 // Close ends all connections and waits for what carried them.
 func (p *Proxy) Close() {
 	_ = p.listener.Close()
+	p.Hold(false)
 	p.mu.Lock()
 	for x := range p.pairs {
 		x.close(false)
@@ -102,6 +113,31 @@ func (p *Proxy) Close() {
 
 // SetDelay makes each direction so much longer.
 func (p *Proxy) SetDelay(d time.Duration) { p.delay.Store(int64(d)) }
+
+// Hold lets no byte pass in either direction from now on, or passes on what was held.
+// Connections stay open meanwhile, and new ones are taken.
+func (p *Proxy) Hold(hold bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.held:
+		if hold {
+			p.held = make(chan struct{})
+		}
+	default:
+		if !hold {
+			close(p.held)
+		}
+	}
+}
+
+// free waits until bytes may pass.
+func (p *Proxy) free() {
+	p.mu.Lock()
+	held := p.held
+	p.mu.Unlock()
+	<-held
+}
 
 // Arm lets one of the connections that are in use, drawn by rng, be cut. The channel is
 // closed when it was. A cut that is armed already is replaced.
@@ -166,6 +202,7 @@ func (p *Proxy) carry(x *pair, from, to net.Conn, way Way) {
 		reset := false
 		for one := range line {
 			time.Sleep(time.Until(one.due))
+			p.free()
 			_, _ = to.Write(one.bytes)
 			if one.cut != nil {
 				reset = one.cut.Reset

@@ -94,3 +94,20 @@ func TestACutOfAnswersLeavesQuestionsAlone(t *testing.T) {
 	}
 	<-fired
 }
+
+func TestWhatIsHeldArrivesLater(t *testing.T) {
+	p, client, server := talk(t)
+	p.Hold(true)
+	if _, err := client.Write([]byte("later")); err != nil {
+		t.Fatal(err)
+	}
+	_ = server.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, _ := server.Read(make([]byte, 5)); n > 0 {
+		t.Error("it arrived")
+	}
+	_ = server.SetReadDeadline(time.Now().Add(neverHangs))
+	p.Hold(false)
+	if _, err := io.ReadFull(server, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+}

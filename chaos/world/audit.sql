@@ -36,3 +36,13 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+
+-- PostgreSQL refuses a message for what is in it, though queend could not know: a trigger of
+-- this function.
+CREATE FUNCTION chaos.see_doom() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.payload::text LIKE '%"doom":true%' THEN
+        RAISE EXCEPTION 'chaos has doomed this message' USING ERRCODE = '22023';
+    END IF;
+    RETURN NEW;
+END $$;

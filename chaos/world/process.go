@@ -33,6 +33,30 @@ func Process(pid int) (u Usage) {
 	return u
 }
 
+// StandsStill waits until all threads of a stopped process do (state T in proc(5)): one that
+// is in a system call ends that first.
+func StandsStill(pid int) error {
+	for limit := time.Now().Add(Hang); ; time.Sleep(time.Millisecond) {
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return err
+		}
+		still := true
+		for _, thread := range threads {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
+			if at := bytes.LastIndexByte(stat, ')'); err == nil && at >= 0 && !bytes.HasPrefix(stat[at:], []byte(") T")) {
+				still = false
+			}
+		}
+		if still {
+			return nil
+		}
+		if time.Now().After(limit) {
+			return fmt.Errorf("process %d does not stand still", pid)
+		}
+	}
+}
+
 func kilobytes(status []byte, name string) int64 {
 	for line := range bytes.Lines(status) {
 		if rest, ok := bytes.CutPrefix(line, []byte(name)); ok {

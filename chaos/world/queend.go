@@ -2,6 +2,7 @@ package world
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,8 +22,9 @@ import (
 // changes with each start. Methods may be called from any goroutine.
 type Queend struct {
 	Name   string
-	Limit  int // of descriptors; 0: as many as we may have
-	binary string
+	Limit  int    // of descriptors; 0: as many as we may have
+	Buffer string // the directory of its file buffer; all lives have the same one
+	Binary string
 	env    []string
 	log    string // path
 
@@ -40,10 +42,26 @@ type run struct {
 	err     error         // how, once done is closed
 }
 
-// Queend prepares one; it logs to a file in dir. env are settings, NAME=value.
-func (w *World) Queend(name, dir string, env ...string) *Queend {
+// Queend prepares one; it logs to a file in dir. env are settings, NAME=value. It has a
+// buffer directory of its own, which is there until the world ends or somebody removes it.
+func (w *World) Queend(name, dir string, env ...string) (*Queend, error) {
+	buffer, err := os.MkdirTemp(w.Dir, "buffer-"+name+"-")
+	if err != nil {
+		return nil, err
+	}
 	base := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "HOST=127.0.0.1", "PORT=0", "NUM_WORKERS=2", "QUEEN_LEGACY_POOL_SIZE=4", "WORKER_ID=" + name}
-	return &Queend{Name: name, binary: w.Binary, env: append(base, env...), log: filepath.Join(dir, name+".log")}
+	return &Queend{Name: name, Binary: w.Binary, Buffer: buffer, env: append(base, env...), log: filepath.Join(dir, name+".log")}, nil
+}
+
+// command is the process of one life.
+func (q *Queend) command() *exec.Cmd {
+	cmd := exec.Command(q.Binary)
+	if q.Limit > 0 {
+		cmd = exec.Command("/bin/sh", "-c", `ulimit -n "$0" && exec "$1"`, fmt.Sprint(q.Limit), q.Binary)
+	}
+	cmd.Env = append(q.env[:len(q.env):len(q.env)], "FILE_BUFFER_DIR="+q.Buffer)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
 }
 
 // Launch starts it and waits until it listens.
@@ -54,12 +72,7 @@ func (q *Queend) Launch() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(q.binary)
-	if q.Limit > 0 {
-		cmd = exec.Command("/bin/sh", "-c", `ulimit -n "$0" && exec "$1"`, fmt.Sprint(q.Limit), q.binary)
-	}
-	cmd.Env = q.env
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := q.command()
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -97,8 +110,11 @@ func (r *run) read(out io.Reader, file *os.File, listening chan<- string) {
 		}
 		switch {
 		case entry.Message == "listening":
-			listening <- entry.Address
-		case !ready && strings.Contains(entry.Message, "ready: pushes are stored"):
+			select {
+			case listening <- entry.Address:
+			default: // it says so twice
+			}
+		case !ready && strings.HasPrefix(entry.Message, "ready"):
 			ready = true
 			close(r.ready)
 		}
@@ -121,7 +137,13 @@ func (q *Queend) Logged(text string) int {
 	return strings.Count(string(all), text)
 }
 
-// Ready waits until it stores pushes.
+// Text is its logs, of all lives.
+func (q *Queend) Text() string {
+	all, _ := os.ReadFile(q.log)
+	return string(all)
+}
+
+// Ready waits until it has said that it is: pushes are stored, or buffered.
 func (q *Queend) Ready(ctx context.Context) error {
 	r := q.current()
 	if r == nil {
@@ -183,6 +205,62 @@ func (q *Queend) Kill() {
 	}
 	_ = r.cmd.Process.Kill()
 	<-r.done
+}
+
+// End is how a life ended.
+type End struct {
+	Status int // -1: by a signal
+	Took   time.Duration
+	Text   string // the end of the log
+}
+
+// Terminate sends SIGTERM, and again after each of the pauses, and waits for the end. An
+// error says that it did not end.
+func (q *Queend) Terminate(pauses ...time.Duration) (End, error) {
+	q.mu.Lock()
+	r := q.run
+	q.run = nil
+	q.mu.Unlock()
+	if r == nil {
+		return End{}, errors.New(q.Name + " does not run")
+	}
+	began := time.Now()
+	_ = r.cmd.Process.Signal(syscall.SIGTERM)
+	for _, pause := range pauses {
+		select {
+		case <-r.done:
+		case <-time.After(pause):
+			began = time.Now()
+			_ = r.cmd.Process.Signal(syscall.SIGTERM)
+		}
+	}
+	select {
+	case <-r.done:
+		return End{r.cmd.ProcessState.ExitCode(), time.Since(began), q.tail()}, nil
+	case <-time.After(Hang):
+		_ = r.cmd.Process.Kill()
+		<-r.done
+		return End{Text: q.tail()}, fmt.Errorf("%s did not stop: %s", q.Name, q.tail())
+	}
+}
+
+// RunToEnd runs a life that is meant to end by itself. An error says that it did not.
+func (q *Queend) RunToEnd(most time.Duration) (End, error) {
+	cmd := q.command()
+	var text bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &text, &text
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		return End{}, fmt.Errorf("cannot start queend: %w", err)
+	}
+	timer := time.AfterFunc(most, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Wait()
+	inTime := timer.Stop()
+	end := End{cmd.ProcessState.ExitCode(), time.Since(began), text.String()}
+	if !inTime {
+		return end, fmt.Errorf("%s still ran after %v: %s", q.Name, most, end.Text)
+	}
+	return end, nil
 }
 
 // Stop ends it with SIGTERM. An error says that it did not end well.

@@ -33,6 +33,9 @@ type World struct {
 	Binary   string
 	Version  string // of the binary
 	Postgres *postgres.Server
+
+	quick  bool
+	tagged map[string]string // build tag → binary
 }
 
 // Open starts PostgreSQL in a directory of its own. binary is a queend, "" builds the one
@@ -47,9 +50,9 @@ func Open(ctx context.Context, binary string, quick bool) (*World, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
-	w := &World{Dir: dir, Binary: binary}
+	w := &World{Dir: dir, Binary: binary, quick: quick, tagged: map[string]string{}}
 	if w.Binary == "" {
-		if err := w.build(ctx); err != nil {
+		if w.Binary, err = w.build(ctx, ""); err != nil {
 			w.Close()
 			return nil, err
 		}
@@ -60,40 +63,55 @@ func Open(ctx context.Context, binary string, quick bool) (*World, error) {
 		return nil, fmt.Errorf("cannot ask %s for its version: %w", w.Binary, err)
 	}
 	w.Version = strings.TrimSpace(strings.TrimPrefix(string(out), "queend"))
-	// A deadlock is found soon; the rest is as PostgreSQL has it.
-	settings := map[string]string{"max_connections": fmt.Sprint(ConnectionsMax), "deadlock_timeout": "50ms", "shared_buffers": "64MB"}
-	if quick {
-		settings["fsync"] = "off"
-	}
-	w.Postgres, err = postgres.Start(ctx, postgres.Options{
-		Dir: filepath.Join(dir, "postgres"), Throwaway: true, TCP: true,
-		Settings: settings,
-	})
-	if err != nil {
+	if w.Postgres, err = w.postgres(ctx, filepath.Join(dir, "postgres")); err != nil {
 		w.Close()
 		return nil, err
 	}
 	return w, nil
 }
 
-// build makes queend of the working tree, and gives it the commit as its version.
-func (w *World) build(ctx context.Context) error {
+// postgres starts a PostgreSQL in dir. A deadlock is found soon; the rest is as PostgreSQL
+// has it.
+func (w *World) postgres(ctx context.Context, dir string) (*postgres.Server, error) {
+	settings := map[string]string{"max_connections": fmt.Sprint(ConnectionsMax), "deadlock_timeout": "50ms", "shared_buffers": "64MB"}
+	if w.quick {
+		settings["fsync"] = "off"
+	}
+	return postgres.Start(ctx, postgres.Options{Dir: dir, Throwaway: true, TCP: true, Settings: settings})
+}
+
+// Tagged is the queend of the working tree, built with a tag that plants faults or moves
+// its clock.
+func (w *World) Tagged(ctx context.Context, tag string) (string, error) {
+	if path, ok := w.tagged[tag]; ok {
+		return path, nil
+	}
+	path, err := w.build(ctx, tag)
+	if err == nil {
+		w.tagged[tag] = path
+	}
+	return path, err
+}
+
+// build makes queend of the working tree, and gives it the commit as its version. tag "" is
+// none.
+func (w *World) build(ctx context.Context, tag string) (string, error) {
 	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
-		return fmt.Errorf("cannot find the module: %w", err)
+		return "", fmt.Errorf("cannot find the module: %w", err)
 	}
 	commit, err := exec.CommandContext(ctx, "git", "describe", "--always", "--exclude=*", "--dirty").Output()
 	if err != nil {
 		commit = []byte("unknown")
 	}
-	w.Binary = filepath.Join(w.Dir, "queend")
-	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags", "-X main.version="+string(bytes.TrimSpace(commit)), "-o", w.Binary, "./cmd/queend")
+	path := filepath.Join(w.Dir, "queend"+tag)
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", tag, "-ldflags", "-X main.version="+string(bytes.TrimSpace(commit)), "-o", path, "./cmd/queend")
 	cmd.Dir = string(bytes.TrimSpace(root))
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("cannot build queend: %w", err)
+		return "", fmt.Errorf("cannot build queend: %w", err)
 	}
-	return nil
+	return path, nil
 }
 
 // Close stops PostgreSQL and removes everything.
