@@ -2,13 +2,15 @@ package queue
 
 import (
 	"encoding/binary"
+	"slices"
 	"time"
 )
 
 // PopBatch is the conversation of some pops with PostgreSQL. It is pure, and a store
-// drives it as it drives a Batch. All pops of a batch are claimed by one statement:
+// drives it as it drives a Batch. All pops of a batch are claimed by one statement, if
+// what they get is not too much for one:
 //
-//	   ┌──────── the same again: somebody was there first
+//	   ┌──────── the same again: somebody was there first, or the step was full
 //	   ▼                  │
 //	claim ────────────────┴─▶ decided
 //	   │    no cursor yet, or the group's beginning is not written down
@@ -16,6 +18,12 @@ import (
 //
 // What has something for a pop is claimed in the order of its tries. A pop that has
 // claimed anything is decided; the messages are in op.Pop as their rows came.
+//
+// However many there are and whatever they ask for, a step has a bound of bytes that
+// follows what can be done in a small part of the time they have (plan). Pops share it: each
+// may get fewer messages than it asked for. Where even one message each is too much, those
+// that found no room are in the next step; and when half of their time is over they are
+// answered without messages (hurry). Nothing is leased for them then.
 //
 // A claim whose answer was lost may be committed. Its pop claims again under the same
 // lease id, which takes back what that lease holds; and with AutoAck nobody can know,
@@ -39,7 +47,16 @@ type PopBatch struct {
 	settled map[string]struct{} // beginnings that are written down, by their keys
 	opened  int64               // cursors made since the last analyze
 	next    int64               // and at so many it is time for another one
-	bytes   int                 // of one pop's messages at most, at the moment
+	rate    int                 // bytes of messages that PostgreSQL and we do in a second, as it was lately
+	crowd   int                 // pops of one step at most, at the moment
+	bytes   int                 // of the step's messages at most
+	taken   int                 // and those that its rows have brought
+	count   int                 // which are so many messages
+	each    int                 // and the mean of one, lately
+	sentAt  time.Duration       // the step was made
+	time    time.Duration       // and should take so long
+	giveUp  time.Duration       // the final step is made then; 0: not known yet
+	final   bool                // the step is to decide all pops: see hurry
 	lost    bool                // the last step found its statements lost
 	alone   bool                // one pop at a time: PostgreSQL does not like something about them
 
@@ -101,6 +118,7 @@ const (
 	popRepeat
 	popWindow
 	popUnsettled
+	popFull
 )
 
 type popStep uint8
@@ -120,12 +138,28 @@ const (
 	// PopPartitionsMax bounds the partitions of one pop in the same way.
 	PopPartitionsMax = 1000
 
-	// PopAnswerBytesMax bounds the messages of one pop in bytes; beyond it they are left
-	// for the next one. One message is always delivered. When the server's statement
-	// time-out has cut a claim the bound is an eighth of what it was, not less than
-	// popAnswerBytesMin, and doubles with each claim that succeeds.
-	PopAnswerBytesMax = 64 << 20
-	popAnswerBytesMin = 1 << 20
+	// PopAnswerBytesMax bounds the messages of one step, of one pop or of many, in bytes;
+	// beyond it they are left for the next one. One message is always delivered. Most steps
+	// have less: what can be done in popStepsPerDeadline of the time that is left, so that
+	// many pops that ask for much get a part of it each, and none waits until it is too
+	// late. See PopBatch.plan.
+	PopAnswerBytesMax = 32 << 20
+
+	// popShareBytesMin is what a pop may have at least of a step that it shares.
+	popShareBytesMin = 16 << 10
+
+	popStepsPerDeadline = 20
+	popTimeUsual        = 2 * time.Second // to the deadline of a pop that has none
+
+	// Bounds of rate, and where it begins; and the smallest step that teaches something of it.
+	popRateFirst     = 64 << 20
+	popRateMin       = popStepsPerDeadline << 20 / 2 // 1 MiB of a pop that has the usual time
+	popRateMax       = popStepsPerDeadline * PopAnswerBytesMax
+	popRateLearnFrom = 256 << 10
+
+	// popCrowdMax is a crowd that is not bounded. It is when a step was full: to twice those
+	// that found room; each step that is not full doubles it.
+	popCrowdMax = 1 << 20
 
 	// PopFrameBytesMax is what a store must accept as one row: the largest message that a
 	// push can store, encrypted, with what belongs to it.
@@ -142,7 +176,7 @@ const (
 
 // NewPopBatch returns an empty batch, to be used again and again. ids are the loop's own.
 func NewPopBatch(c *Config, ids *IDs) *PopBatch {
-	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst, bytes: PopAnswerBytesMax}
+	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst, rate: popRateFirst, crowd: popCrowdMax}
 }
 
 // PreparedPop are the statements of a PopBatch that are worth preparing on a connection.
@@ -154,7 +188,7 @@ func (b *PopBatch) Reset() {
 	clear(b.tries)
 	clear(b.pops)
 	b.pops, b.tries, b.absent, b.undo, b.subs = b.pops[:0], b.tries[:0], nil, nil, b.subs[:0]
-	b.kind, b.work, b.lost, b.alone = noPop, 0, false, false
+	b.kind, b.work, b.lost, b.alone, b.giveUp = noPop, 0, false, false, 0
 	for i := range b.buf {
 		if cap(b.buf[i]) > bytesKeptMax {
 			b.buf[i] = nil
@@ -177,18 +211,19 @@ func (b *PopBatch) Add(op *Op) {
 	var s popState
 	AppendLeaseID(s.lease[:0], b.ids.Next(), op.Pop.partitions() == 1, UUID{})
 	b.pops = append(b.pops, s)
-	b.work += max(op.Pop.want()/popsPerRow, len(op.Pop.Tries), 1)
+	b.work += max(min(op.Pop.want(), popRowsMost)/popsPerRow, len(op.Pop.Tries), 1)
 }
 
 // popsPerRow is how many messages that are read cost about as much as one that is pushed,
-// or as one partition that is tried.
+// or as one partition that is tried. A pop that asks for very many gets its share of the
+// step: pops that wait should rather share one than wait for each other.
 const popsPerRow = 10
 
 // Rows is how much work the batch is, as bounds on pushes count it.
 func (b *PopBatch) Rows() int { return b.work }
 
 // Step returns the statements to send now, under one Sync; nil: every op is decided.
-func (b *PopBatch) Step(time.Duration) []Statement {
+func (b *PopBatch) Step(now time.Duration) []Statement {
 	b.begun = true
 	if len(b.undo) > 0 {
 		return b.giveBack()
@@ -199,15 +234,90 @@ func (b *PopBatch) Step(time.Duration) []Statement {
 		b.statement("pop_analyze", true)
 		return b.stmts
 	}
+	b.final = b.hurry(now)
 	b.gatherTries()
 	if len(b.tries) == 0 && len(b.subs) == 0 && len(b.absent) == 0 {
 		b.kind = noPop
 		return nil
 	}
 	b.kind = claimPop
+	b.plan(now)
 	b.appendStep()
 	return b.stmts
 }
+
+// left is how long the pops have that are not decided, on average: of one that waits for
+// messages, the time may be over in a moment, which says nothing about the others.
+func (b *PopBatch) left(now time.Duration) time.Duration {
+	sum, n := time.Duration(0), time.Duration(0)
+	for i := range b.entries {
+		if e := &b.entries[i]; !e.decided {
+			n++
+			if e.op.Deadline == 0 {
+				sum += popTimeUsual
+			} else {
+				sum += max(e.op.Deadline-now, 0)
+			}
+		}
+	}
+	return sum / max(n, 1)
+}
+
+// plan decides how long the next step should take, and with that how many bytes of
+// messages it may: a part of what can be done until the pops' deadline. Whoever waits for
+// this batch has waited about as long as the pops in it, so the longer the line the smaller
+// the steps, and it moves on in time.
+func (b *PopBatch) plan(now time.Duration) {
+	b.sentAt, b.time, b.taken = now, b.left(now)/popStepsPerDeadline, 0
+	b.count = 0
+	b.bytes = min(max(int(float64(b.rate)*b.time.Seconds()), popShareBytesMin), PopAnswerBytesMax)
+}
+
+// hurry says whether the batch has used half of its time: others wait for their turn too.
+// Then all that is left is tried in one more step, and what finds that full is answered
+// without messages, and told to look again in a moment.
+func (b *PopBatch) hurry(now time.Duration) bool {
+	if b.giveUp == 0 {
+		b.giveUp = now + b.left(now)/2
+	}
+	return now >= b.giveUp
+}
+
+// fullAgain is how soon a pop that found no room in the last step should look again.
+const fullAgain = 50 * time.Millisecond
+
+// learn takes from a step that is done how large messages are, and how many bytes there can
+// be in a second. One that
+// had little to do may have been slow for other reasons: only one that took too long says
+// that there should be fewer.
+func (b *PopBatch) learn(now time.Duration) {
+	if b.count > 0 {
+		b.each += (b.taken/b.count - b.each) / 4
+	}
+	took := now - b.sentAt
+	if b.taken < popRateLearnFrom || took <= 0 {
+		return
+	}
+	rate := int(min(float64(b.taken)/took.Seconds(), popRateMax))
+	if rate > b.rate || took > b.time {
+		b.rate = max(b.rate+(rate-b.rate)/4, popRateMin)
+	}
+}
+
+// share is what a pop may have of the step, by how many messages it asks for.
+func (b *PopBatch) share(p *PopRequest, weights int) int {
+	return max(b.bytes/weights*p.weight(), min(b.bytes, popShareBytesMin))
+}
+
+// rows is how many messages are looked at for so large a share: as many as are there
+// if they are half as large as they were lately, and at least a quarter of what the smallest
+// would be, which are popMessageBytes.
+func (b *PopBatch) rows(share int) int {
+	return max(share/min(max(b.each/2, popMessageBytes), 4*popMessageBytes), 1)
+}
+
+// weight is what a pop counts where pops share.
+func (p *PopRequest) weight() int { return min(max(p.want(), 1), popRowsMost) }
 
 // gatherTries lists what the undecided pops try, and forgets what an earlier step that
 // had no effect has said. A pop that has nothing to try is decided.
@@ -215,15 +325,17 @@ func (b *PopBatch) gatherTries() {
 	clear(b.tries)
 	clear(b.subs)
 	b.tries, b.subs, b.arena, b.last, b.pause = b.tries[:0], b.subs[:0], b.arena[:0], 0, false
+	crowd := 0
 	for i := range b.entries {
 		e, s := &b.entries[i], &b.pops[i]
 		s.tries, s.end = len(b.tries), len(b.tries)
 		if e.decided {
 			continue
 		}
-		if b.alone && len(b.tries) > 0 {
+		if len(b.tries) > 0 && (b.alone || crowd >= b.crowd && !b.final) {
 			return
 		}
+		crowd++
 		b.last = i + 1
 		b.pause = b.pause || s.pauses > 1
 		p := &e.op.Pop
@@ -258,6 +370,7 @@ func (b *PopBatch) Row(stmt int, values [][]byte) {
 	t := &b.tries[at]
 	place := int8Column(values[1])
 	if place > 0 {
+		b.count++
 		b.message(t, values)
 		return
 	}
@@ -268,7 +381,13 @@ func (b *PopBatch) Row(stmt int, values [][]byte) {
 	if values[4] != nil {
 		t.more = boolColumn(values[4])
 	}
-	if values[5] != nil {
+	bytes := 0
+	switch {
+	case values[5] == nil:
+	case place == 0:
+		bytes = int8Column(values[5])
+		b.taken += bytes
+	default:
 		t.retries = int8Column(values[5])
 	}
 	if values[6] != nil {
@@ -276,7 +395,7 @@ func (b *PopBatch) Row(stmt int, values [][]byte) {
 		t.queue, t.name = b.keep(values[7]), b.keep(values[8])
 	}
 	if t.outcome == popClaimed {
-		b.claimed(t)
+		b.claimed(t, bytes)
 	}
 }
 
@@ -287,8 +406,8 @@ func (b *PopBatch) keep(v []byte) []byte {
 	return whole(b.arena[from:])
 }
 
-// claimed: the rows that follow are the try's messages.
-func (b *PopBatch) claimed(t *popTry) {
+// claimed: the rows that follow are the try's messages, of about so many bytes.
+func (b *PopBatch) claimed(t *popTry, bytes int) {
 	op := b.entries[t.entry].op
 	if op == nil {
 		return // its time is over: see committed
@@ -302,6 +421,7 @@ func (b *PopBatch) claimed(t *popTry) {
 		p.FirstQueue, p.FirstName = append(p.FirstQueue, t.queue...), append(p.FirstName, t.name...)
 	}
 	p.Claimed++
+	p.Messages = slices.Grow(p.Messages, min(bytes, PopAnswerBytesMax))
 	b.arena, t.pieces = appendPopPieces(b.arena, p.Group, p.LeaseID, t.queue, t.name, &t.id, t.retries)
 }
 
@@ -376,6 +496,7 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		b.lost = false
 		switch kind {
 		case claimPop:
+			b.learn(now)
 			b.committed()
 		case undoPop:
 			b.undo = b.undo[:0]
@@ -410,7 +531,7 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 			break
 		}
 		if err.Code == "57014" {
-			b.bytes = max(b.bytes/8, popAnswerBytesMin)
+			b.rate, b.crowd = max(b.rate/8, popRateMin), max(min(b.crowd, b.last)/8, 1)
 		}
 		if v.After = b.retry(0, b.last, now, "PostgreSQL could not look for messages", err); v.After > 0 {
 			v.Action = Wait
@@ -502,7 +623,7 @@ func (b *PopBatch) Fail(f Fault) {
 // committed: what the rows have said is true.
 func (b *PopBatch) committed() {
 	b.opened += b.made
-	b.bytes = min(2*b.bytes, PopAnswerBytesMax)
+	b.crowded()
 	b.absent = b.absent[:0]
 	for i := range b.subs {
 		b.written(&b.subs[i])
@@ -517,6 +638,9 @@ func (b *PopBatch) committed() {
 		if e.decided {
 			continue
 		}
+		if e.op.Pop.Claimed == 0 && !b.final && isFull(tries) {
+			continue // the next step
+		}
 		s.rounds++
 		if e.op.Pop.Claimed > 0 || !b.again(&e.op.Pop, s, tries) {
 			if e.maybe {
@@ -528,6 +652,29 @@ func (b *PopBatch) committed() {
 			b.decidePop(i, tries)
 		}
 	}
+}
+
+// crowded learns from a step how many pops should be in the next one.
+func (b *PopBatch) crowded() {
+	served, full := 0, false
+	for i := range b.tries {
+		switch b.tries[i].outcome {
+		case popClaimed:
+			served++
+		case popFull:
+			full = true
+		}
+	}
+	if full {
+		b.crowd = 2 * max(served, 1)
+	} else {
+		b.crowd = min(2*b.crowd, popCrowdMax)
+	}
+}
+
+// isFull says whether the step had no room for what a pop could have had.
+func isFull(tries []popTry) bool {
+	return slices.ContainsFunc(tries, func(t popTry) bool { return t.outcome == popFull })
 }
 
 // abandon: a pop's time was over while its claim was in flight.
@@ -583,7 +730,7 @@ func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
 			switch first := b.repeated(t); first.outcome {
 			case popClaimed:
 				again = again || first.more && b.autoAck(first)
-			case popNotTried, popAbsent, popUnsettled:
+			case popNotTried, popAbsent, popUnsettled, popFull:
 				again = again || s.rounds <= len(b.entries)+cursorsMax
 			}
 		case popBusy:
@@ -668,6 +815,8 @@ func (b *PopBatch) outcomeOf(t, out *popTry) (o Outcome, in time.Duration, more 
 		return Leased, max(wait, 0), false
 	case popNotDue, popWindow:
 		return NotDue, max(wait, 0), false
+	case popFull:
+		return NotDue, fullAgain, false
 	case popBusy:
 		return Busy, 0, false
 	case popGone:

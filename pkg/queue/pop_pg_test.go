@@ -696,7 +696,7 @@ func TestAnAnswerIsBoundedInBytes(t *testing.T) {
 		t.Helper()
 		for i, n := range counts {
 			op := of("q", "p", batchOf(9), change)
-			p.batch.bytes = 700 << 10
+			p.batch.rate = 700 << 10 * popStepsPerDeadline / 2
 			p.run(op)
 			if more := i < len(counts)-1; op.Pop.Count != n || op.Pop.Tries[0].More != more {
 				t.Errorf("pop %d: %d messages, %d bytes, more: %v", i, op.Pop.Count, len(op.Pop.Messages), op.Pop.Tries[0].More)
@@ -721,10 +721,10 @@ func TestAClaimThatTheTimeoutCutAsksForLess(t *testing.T) {
 	b.Reset()
 	op := of("q", "p")
 	b.Add(op)
-	for _, want := range []int{PopAnswerBytesMax, PopAnswerBytesMax / 8, popAnswerBytesMin, popAnswerBytesMin} {
+	for _, want := range []int{popRateFirst, popRateMin, popRateMin, popRateMin} {
 		b.Step(now())
-		if b.bytes != want {
-			t.Errorf("%d bytes, want %d", b.bytes, want)
+		if b.rate != want || b.bytes != want*2/popStepsPerDeadline {
+			t.Errorf("%d bytes a second, %d bytes, want %d", b.rate, b.bytes, want)
 		}
 		b.StepDone(&SQLError{Code: "57014", Message: "canceling statement due to statement timeout"}, now())
 	}
@@ -732,9 +732,224 @@ func TestAClaimThatTheTimeoutCutAsksForLess(t *testing.T) {
 		t.Errorf("%+v", op.Fault)
 	}
 	p.expectPop(of("q", "p"), "p1 claimed")
-	if b.bytes != 4*popAnswerBytesMin {
-		t.Error(b.bytes)
+}
+
+// steady has a popper's batch make steps of so many bytes, whatever the time does.
+func (p *popper) steady(bytes int, each func(step []Statement)) {
+	p.batch.rate = bytes * popStepsPerDeadline / int(popTimeUsual/time.Second)
+	p.before = func(step []Statement) outcome {
+		if p.batch.kind == claimPop && p.batch.bytes != bytes {
+			p.t.Errorf("a step of %d bytes, want %d", p.batch.bytes, bytes)
+		}
+		p.batch.giveUp = now() + time.Hour
+		return deliver
 	}
+	p.sent = func() {
+		p.batch.sentAt = now() + time.Hour // nothing is learned
+		if each != nil {
+			each(p.batch.stmts)
+		}
+	}
+}
+
+// fill stores messages of so many characters that cannot be compressed much.
+func (p *popper) fill(queue string, partitions, messages, chars int) {
+	p.t.Helper()
+	var items []string
+	for i := range partitions * messages {
+		items = append(items, fmt.Sprintf(`{"queue":%q,"partition":"p%d"}`, queue, i%partitions))
+	}
+	expectStatuses(p.t, p.pushes.push(`{"items":[`+strings.Join(items, ",")+`]}`), strings.Repeat("q", len(items)))
+	query(p.t, p.db, `UPDATE queen.messages SET payload = to_json((SELECT left(string_agg(md5(i::text), ''), $1::int) FROM generate_series(1, 1 + $1::int / 32) i))`, fmt.Sprint(chars))
+}
+
+func TestManyPopsForMuchHaveAShareOfTheStepEach(t *testing.T) {
+	const pops, messages, chars, step = 200, 8, 5000, 4 << 20
+	p := fresh(t)
+	p.fill("q", pops, messages, chars)
+	steps, most := 0, 0
+	p.steady(step, func([]Statement) {
+		if b := p.batch; b.kind == claimPop {
+			steps, most = steps+1, max(most, b.taken)
+		}
+	})
+	ids := query(t, p.db, `SELECT p.id FROM queen.partitions p ORDER BY p.name`)
+	delivered, sum := map[string]int{}, 0
+	for range 2 {
+		var ops []*Op
+		for _, id := range ids {
+			u, _ := parseUUID([]byte(id))
+			op := &Op{Verb: Pop, Pop: PopRequest{Scope: OneQueue, Queue: []byte("q"), Group: []byte(QueueMode), Batch: 1000, Partitions: 1, Tries: []Try{{Queue: "q", Partition: u}}}}
+			ops = append(ops, op)
+		}
+		p.run(ops...)
+		for i, op := range ops {
+			delivered[ids[i]] += op.Pop.Count
+			if op.Fault.Code != OK || op.Pop.Count < 2 || len(op.Pop.Messages) > step/pops || !op.Pop.Tries[0].More {
+				t.Fatalf("%d messages, %d bytes, %+v %v", op.Pop.Count, len(op.Pop.Messages), op.Pop.Tries, op.Fault)
+			}
+		}
+		// Leased is what was delivered, and no more.
+		wrong := query(t, p.db, `SELECT count(*) FROM queen.partition_consumers k
+			WHERE k.batch_size <> (SELECT count(*) FROM queen.messages m WHERE m.partition_id = k.partition_id
+				AND (m.created_at, m.id) > (coalesce(k.last_consumed_created_at, '-infinity'), k.last_consumed_id) AND (m.created_at, m.id) <= (k.lease_end_created_at, k.lease_end_id))`)
+		leased := query(t, p.db, `SELECT sum(batch_size) FROM queen.partition_consumers WHERE lease_expires_at > now()`)
+		n := 0
+		for _, op := range ops {
+			n += op.Pop.Count
+		}
+		if wrong[0] != "0" || leased[0] != fmt.Sprint(n) {
+			t.Errorf("%d were delivered, %s leased, wrong %s", n, leased[0], wrong[0])
+		}
+		sum += n
+		query(t, p.db, `UPDATE queen.partition_consumers SET last_consumed_created_at = lease_end_created_at, last_consumed_id = lease_end_id, last_seq = greatest(last_seq, lease_end_seq),
+			worker_id = NULL, lease_expires_at = NULL, lease_end_created_at = NULL, lease_end_id = NULL, lease_end_seq = NULL`)
+	}
+	for id, n := range delivered {
+		if n >= messages {
+			t.Errorf("%s: %d messages", id, n)
+		}
+	}
+	if rest := query(t, p.db, `SELECT count(*) FROM queen.messages m JOIN queen.partition_consumers k USING (partition_id)
+		WHERE (m.created_at, m.id) > (k.last_consumed_created_at, k.last_consumed_id)`); rest[0] != fmt.Sprint(pops*messages-sum) {
+		t.Errorf("%s are left after %d", rest[0], sum)
+	}
+	// The first pops find no cursors; else each batch is one step.
+	if steps != 3 || most > step {
+		t.Errorf("%d steps, at most %d bytes in one", steps, most)
+	}
+}
+
+func TestMessagesThatAreTooLargeForOneStepComeInTheNext(t *testing.T) {
+	const chars, step = 600_000, 2 << 20
+	for _, name := range []string{"incompressible", "compressible"} {
+		p := fresh(t)
+		p.fill("q", 9, 2, chars)
+		if name == "compressible" {
+			query(t, p.db, `UPDATE queen.messages SET payload = to_json(repeat('x', $1::int))`, fmt.Sprint(chars))
+		}
+		var ops []*Op
+		for i := range 9 {
+			op := p.any("q", fmt.Sprintf("p%d", i), batchOf(2))
+			if i%2 > 0 {
+				op = of("q", fmt.Sprintf("p%d", i), batchOf(2))
+			}
+			ops = append(ops, op)
+		}
+		p.run(p.any("q", "p0 p1 p2 p3 p4 p5 p6 p7 p8", partitionsOf(9), autoAck, as("g"))) // and the cursors are there
+		for i := range 9 {
+			query(t, p.db, `INSERT INTO queen.partition_consumers (partition_id, consumer_group) VALUES ($1, '__QUEUE_MODE__') ON CONFLICT DO NOTHING`, p.id("q", fmt.Sprintf("p%d", i)).String())
+		}
+		var sizes []string
+		p.steady(step, func([]Statement) {
+			served, full := 0, 0
+			for i := range p.batch.tries {
+				switch p.batch.tries[i].outcome {
+				case popClaimed:
+					served++
+				case popFull:
+					full++
+				}
+			}
+			sizes = append(sizes, fmt.Sprintf("%d+%d", served, full))
+			if p.batch.taken > step {
+				t.Errorf("%s: %d bytes in a step", name, p.batch.taken)
+			}
+			leases := query(t, p.db, `SELECT count(*) FROM queen.partition_consumers WHERE lease_expires_at > now()`)
+			if want := fmt.Sprint(3 * len(sizes)); name == "compressible" && leases[0] != want {
+				t.Errorf("%s leases, want %s", leases[0], want)
+			}
+		})
+		p.run(ops...)
+		for _, op := range ops {
+			if op.Fault.Code != OK || op.Pop.Count < 1 || op.Pop.Tries[0].More != (op.Pop.Count < 2) || op.Pop.Tries[0].Outcome != Claimed {
+				t.Errorf("%s: %d messages, %+v", name, op.Pop.Count, op.Pop.Tries)
+			}
+		}
+		// Twice as many as found room are in the next step.
+		if got := strings.Join(sizes, " "); name == "compressible" && got != "3+6 3+3 3+0" {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
+
+func TestAPopThatFoundNoRoomInTheLastStepLooksAgainSoon(t *testing.T) {
+	p := fresh(t)
+	p.fill("q", 3, 1, 600_000)
+	first := p.any("q", "p0", as("g"), autoAck)
+	p.run(first, of("q", "p1", as("g"), autoAck), of("q", "p2", as("g"), autoAck))
+	p.expire()
+	query(t, p.db, `UPDATE queen.partition_consumers SET last_consumed_created_at = NULL, last_consumed_id = '00000000-0000-0000-0000-000000000000', last_seq = 0`)
+	p.batch.rate = 1 << 20 * popStepsPerDeadline / 2
+	late := false
+	p.before = func([]Statement) outcome {
+		p.batch.final, late = true, true
+		return deliver
+	}
+	ops := []*Op{p.any("q", "p0", as("g")), p.any("q", "p1", as("g")), of("q", "p2", as("g"))}
+	p.run(ops...)
+	for i, want := range []string{"claimed", "undue", "undue"} {
+		words := strings.Fields(got(ops[i]))
+		if words[len(words)-1] != want || ops[i].Fault.Code != OK {
+			t.Errorf("pop %d: %.60q, want %s", i, words[len(words)-1], want)
+		}
+		if try := &ops[i].Pop.Tries[0]; want == "undue" && (try.In != fullAgain || ops[i].Pop.LeaseID != nil && len(ops[i].Pop.LeaseID) > 0) {
+			t.Errorf("%+v", try)
+		}
+	}
+	if answer := string(AppendPopAnswer(nil, ops[2])); !strings.Contains(answer, `"messages":[]`) || !strings.Contains(answer, `"success":true`) {
+		t.Error(answer)
+	}
+	if leases := query(t, p.db, `SELECT count(*) FROM queen.partition_consumers WHERE lease_expires_at > now()`); leases[0] != "1" || !late {
+		t.Errorf("%s leases", leases[0])
+	}
+}
+
+func TestStepsBecomeSmallerWithTheTimeThatIsLeftAndTheRateThatIsSeen(t *testing.T) {
+	b := NewPopBatch(&Config{}, NewIDs(wallMs))
+	add := func(deadlines ...time.Duration) {
+		b.Reset()
+		for _, at := range deadlines {
+			op := of("q", "p")
+			op.Deadline = at
+			b.Add(op)
+		}
+	}
+	const at = time.Minute
+	f := func(want int, deadlines ...time.Duration) {
+		t.Helper()
+		add(deadlines...)
+		b.plan(at)
+		if b.bytes != want {
+			t.Errorf("%d bytes, want %d", b.bytes, want)
+		}
+	}
+	b.rate = 100 << 20
+	f(10<<20, 0)
+	f(10<<20, at+2*time.Second)
+	f(5<<20, at+time.Second)
+	f(7<<20+512<<10, at+time.Second, at+2*time.Second, 0, at+time.Second)
+	f(popShareBytesMin, at-1)
+	b.rate = popRateMax
+	f(PopAnswerBytesMax, at+time.Minute)
+
+	learn := func(rate, taken int, took time.Duration, want int) {
+		t.Helper()
+		add(0)
+		b.rate = rate
+		b.plan(at)
+		b.taken, b.count = taken, 1
+		b.learn(at + took)
+		if b.rate != want {
+			t.Errorf("%d a second, want %d", b.rate, want)
+		}
+	}
+	learn(100<<20, 1<<20, 99*time.Millisecond, 100<<20)   // it was quick enough
+	learn(100<<20, 10<<20, 200*time.Millisecond, 175<<19) // half as much as was thought
+	learn(100<<20, 1<<20, 5*time.Millisecond, 125<<20)    // twice
+	learn(100<<20, 1, time.Minute, 100<<20)               // too little to say
+	learn(popRateMin, 1<<20, time.Minute, popRateMin)
+	learn(100<<20, 1<<20, 0, 100<<20)
 }
 
 // Plans are made for tables of any size and kept: whatever they are made for, they go by
@@ -752,8 +967,8 @@ func TestAClaimIsPlannedByKeysAlone(t *testing.T) {
 			}
 			query(t, db, `BEGIN`)
 			query(t, db, schema.Statement("pop_plan"))
-			query(t, db, `PREPARE c (int[], uuid[], text[], text[], text[], int[], int[], bool[], text[], bool[], bigint) AS `+schema.Statement("pop_claim"))
-			plan := query(t, db, `EXPLAIN (COSTS off) EXECUTE c ('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1)`)
+			query(t, db, `PREPARE c (int[], uuid[], text[], text[], text[], int[], int[], bool[], text[], bool[], bigint[], bigint) AS `+schema.Statement("pop_claim"))
+			plan := query(t, db, `EXPLAIN (COSTS off) EXECUTE c ('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', 1)`)
 			query(t, db, `DEALLOCATE c`)
 			query(t, db, `ROLLBACK`)
 			scans := 0
@@ -893,7 +1108,7 @@ func TestABatchOfPopsKnowsItsWork(t *testing.T) {
 		}
 	}
 	f(1, batchOf(1))
-	f(100, batchOf(1000))
-	f(PopBatchMax/10, batchOf(10*PopBatchMax))
+	f(10, batchOf(1000))
+	f(10, batchOf(10*PopBatchMax))
 	f(64, func(r *PopRequest) { r.Scope, r.Tries = OneQueue, make([]Try, 64) })
 }

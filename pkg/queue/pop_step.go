@@ -99,7 +99,7 @@ func (b *PopBatch) appendStep() {
 	}
 }
 
-// The buffers of a step's params, by their place in buf: pop_claim's $1 to $11 first.
+// The buffers of a step's params, by their place in buf: pop_claim's $1 to $12 first.
 const (
 	claimRequest = iota
 	claimPartition
@@ -111,6 +111,7 @@ const (
 	claimAuto
 	claimLease
 	claimElsewhere
+	claimShare
 	claimBytes
 	openParts
 	openGroups
@@ -197,11 +198,23 @@ func (b *PopBatch) giveBack() []Statement {
 	return b.stmts
 }
 
+func int8Element(dst []byte, n int) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, 8)
+	return binary.BigEndian.AppendUint64(dst, uint64(n))
+}
+
+// popMessageBytes is what a message counts beside its payload, as pop_claim has it too.
+const popMessageBytes = 512
+
 func (b *PopBatch) appendClaim() {
 	p, n := b.buf, len(b.tries)
-	byName := false
+	byName, weights := false, 0
 	for i := range b.tries {
-		byName = byName || b.tries[i].try < 0
+		t := &b.tries[i]
+		byName = byName || t.try < 0
+		if i == 0 || b.tries[i-1].entry != t.entry {
+			weights += b.entries[t.entry].op.Pop.weight()
+		}
 	}
 	p[claimRequest] = array(p[claimRequest][:0], oidInt4, n, false)
 	p[claimPartition] = array(p[claimPartition][:0], oidUUID, n, byName)
@@ -213,6 +226,7 @@ func (b *PopBatch) appendClaim() {
 	p[claimAuto] = array(p[claimAuto][:0], oidBool, n, false)
 	p[claimLease] = array(p[claimLease][:0], oidText, n, false)
 	p[claimElsewhere] = array(p[claimElsewhere][:0], oidBool, n, false)
+	p[claimShare] = array(p[claimShare][:0], oidInt8, n, false)
 	for i := range b.tries {
 		t := &b.tries[i]
 		r := &b.entries[t.entry].op.Pop
@@ -225,13 +239,15 @@ func (b *PopBatch) appendClaim() {
 			p[claimQueue], p[claimName] = nullElement(p[claimQueue]), nullElement(p[claimName])
 		}
 		p[claimGroup] = element(p[claimGroup], r.Group)
-		p[claimWant] = int4Element(p[claimWant], r.want())
+		share := b.share(r, weights)
+		p[claimWant] = int4Element(p[claimWant], min(r.want(), b.rows(share)))
 		p[claimPartitions] = int4Element(p[claimPartitions], r.partitions())
 		p[claimAuto] = boolElement(p[claimAuto], r.AutoAck)
 		p[claimLease] = element(p[claimLease], b.pops[t.entry].lease[:])
 		p[claimElsewhere] = boolElement(p[claimElsewhere], r.elsewhere())
+		p[claimShare] = int8Element(p[claimShare], share)
 	}
 	p[claimBytes] = binary.BigEndian.AppendUint64(p[claimBytes][:0], uint64(b.bytes))
 	b.statement("pop_claim", false, claimRequest, claimPartition, claimQueue, claimName, claimGroup,
-		claimWant, claimPartitions, claimAuto, claimLease, claimElsewhere, claimBytes)
+		claimWant, claimPartitions, claimAuto, claimLease, claimElsewhere, claimShare, claimBytes)
 }

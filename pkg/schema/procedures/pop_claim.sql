@@ -5,14 +5,15 @@
 -- what was found if its cursor is free (place -1), that it was claimed (place 0), and the
 -- messages that were taken there (place 1, 2, … within the request). The later row's
 -- outcome is the right one. What does not belong to a row is null:
--- try, place, outcome, wait, more, retries, id of the partition or the message, name of the
+-- try, place, outcome, wait, more, retries (place 0: how many bytes the messages there are), id of the partition or the message, name of the
 -- queue or the transaction, name of the partition or the producer, created_at, trace, payload.
 --
 -- Outcomes: 0 not tried, others before it were enough · 1 claimed · 2 drained · 3 leased
 -- · 4 not due yet · 5 its cursor is locked, or was taken this moment · 6 no such partition
 -- · 7 the group has no cursor there · 8 an earlier try (named by wait) is for the same
 -- cursor · 9 its window is open · 10 the group is new, wants to begin elsewhere than at
--- the beginning, and it is not written down where.
+-- the beginning, and it is not written down where · 11 there is something, and what others
+-- before it take is enough for one statement.
 -- wait: microseconds; with 1 until the lease ends, with 3, 4 and 9 until it is worth while to
 -- look again; with 8 so many seconds as the place of the earlier try.
 --
@@ -30,21 +31,26 @@
 --
 -- It comes after pop_plan, and joins nothing that a nested loop with a key does not do.
 --
--- Bytes: a payload that is long is measured by what it takes in the table, times four,
--- before it is read at all; then by itself. It is made text when all is in order, so
--- that what is sorted is where it is and not what it says.
+-- Bytes: a request takes no more than its share, and all together no more than $12; each in
+-- its order, and one message whatever its size, of each request and of the whole. What is
+-- beyond its share by what it takes in the table (compressed) is not read at all, nor is
+-- what is beyond twice $12; there a request's first message, which no share bounds, is taken
+-- for four times that. The others are measured by themselves. A request that gets nothing of
+-- $12 takes no lease. A payload is made text when all is in order, so that what is sorted is
+-- where it is and not what it says.
 --
 -- per try: $1 int4[] request, $2 uuid[] partition, or null and by name: $3 text[] queue, $4 text[] partition,
 -- $5 text[] group, $6 int4[] want, $7 int4[] partitions, $8 bool[] auto, $9 text[] lease,
--- $10 bool[] wants to begin elsewhere; $11 bigint bytes of one request's messages at most
+-- $10 bool[] wants to begin elsewhere, $11 bigint[] share: bytes of the request's messages at most;
+-- $12 bigint bytes of all requests' messages at most
 WITH t AS MATERIALIZED (
-    SELECT u.o, u.request, u.grp, u.want, u.partitions, u.auto, u.elsewhere, c.ts, p.id, p.name, p.queue_name, p.namespace, p.task,
+    SELECT u.o, u.request, u.grp, u.want, u.partitions, u.auto, u.elsewhere, u.share, c.ts, p.id, p.name, p.queue_name, p.namespace, p.task,
            p.lease_time, p.delay, p.win, p.max_wait,
            CASE WHEN u.partitions = 1 THEN left(u.lease, 28) || left(p.id::text, 8) ELSE u.lease END AS lease_id,
            min(u.o) OVER (PARTITION BY p.id, u.grp) AS first
       FROM (SELECT clock_timestamp() AS ts OFFSET 0) c
-     CROSS JOIN unnest((SELECT $1::int4[]), $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::bool[], $9::text[], $10::bool[])
-           WITH ORDINALITY u (request, part, queue, name, grp, want, partitions, auto, lease, elsewhere, o)
+     CROSS JOIN unnest((SELECT $1::int4[]), $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::bool[], $9::text[], $10::bool[], $11::bigint[])
+           WITH ORDINALITY u (request, part, queue, name, grp, want, partitions, auto, lease, elsewhere, share, o)
       LEFT JOIN LATERAL (
            SELECT p.id, p.name, q.name AS queue_name, q.namespace, q.task,
                   make_interval(secs => CASE WHEN q.lease_time > 0 THEN q.lease_time ELSE 60 END) AS lease_time,
@@ -58,7 +64,7 @@ WITH t AS MATERIALIZED (
                                             WHERE n.queue_id = (SELECT f.id FROM queen.queues f WHERE f.name = u.queue) AND n.name = u.name))
            OFFSET 0) p ON true),
 free AS MATERIALIZED (
-    SELECT t.o, t.request, t.grp, t.want, t.partitions, t.auto, t.elsewhere, t.ts, t.id, t.lease_id, t.lease_time, t.delay, t.win, t.max_wait,
+    SELECT t.o, t.request, t.grp, t.want, t.partitions, t.auto, t.elsewhere, t.share, t.ts, t.id, t.lease_id, t.lease_time, t.delay, t.win, t.max_wait,
            k.*, CASE WHEN k.cursor_at IS NULL AND t.grp <> '__QUEUE_MODE__' THEN
                 coalesce((SELECT g.subscription_timestamp
                             FROM queen.consumer_groups_metadata g
@@ -115,28 +121,36 @@ judged AS MATERIALIZED (
                     ORDER BY m.created_at DESC, m.id DESC
                     LIMIT 1) n ON true) v),
 taken AS MATERIALIZED (
-    SELECT e.*
-      FROM (SELECT d.*, sum(CASE WHEN d.size < 2000 THEN d.size ELSE octet_length(d.payload::text) END + 512)
-                        OVER (PARTITION BY d.request ORDER BY d.o, d.created_at, d.id ROWS UNBOUNDED PRECEDING) AS bytes
-              FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed,
-                           sum(CASE WHEN c.size < 2000 THEN c.size ELSE 4 * c.size END) OVER w AS rough
-                      FROM (SELECT j.request, j.o, j.want, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
-                                   x.created_at + j.delay <= j.ts AS due, pg_column_size(x.payload) AS size
-                              FROM judged j
-                             CROSS JOIN LATERAL (
-                                   SELECT m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.seq, m.payload
-                                     FROM queen.messages m
-                                    WHERE m.partition_id = j.id AND (m.created_at, m.id) > (j.after_at, j.after_id)
-                                    ORDER BY m.created_at, m.id
-                                    LIMIT j.want + 1) x
-                             WHERE j.verdict = 1 AND j.rank <= j.partitions) c
-                    WINDOW w AS (PARTITION BY c.request ORDER BY c.o, c.created_at, c.id ROWS UNBOUNDED PRECEDING)) d
-             WHERE d.due AND d.place <= d.want AND (d.place = 1 OR d.rough <= (SELECT $11::bigint))) e
-     WHERE e.place = 1 OR e.bytes <= (SELECT $11::bigint)),
+    SELECT f.*, f.near AND (f.turn = 1 OR f.total <= (SELECT $12::bigint)) AS fits
+      FROM (SELECT e.*, row_number() OVER w AS turn, sum(e.own) OVER w AS total
+              FROM (SELECT n.*, sum(n.own) OVER (PARTITION BY n.request ORDER BY n.o, n.created_at, n.id ROWS UNBOUNDED PRECEDING) AS bytes
+                      FROM (SELECT r.*, 512 + CASE WHEN r.size < 200 OR NOT r.near THEN r.size ELSE octet_length(r.payload::text) END AS own
+                              FROM (SELECT d.*, row_number() OVER w = 1
+                                           OR sum(CASE WHEN d.place = 1 THEN 4 * d.size ELSE d.size END) OVER w <= (SELECT 2 * $12::bigint) AS near
+                                      FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, sum(512 + c.size) OVER w AS rough,
+                                                   lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed
+                                              FROM (SELECT j.request, j.o, j.want, j.share, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
+                                                           x.created_at + j.delay <= j.ts AS due, pg_column_size(x.payload) AS size
+                                                      FROM judged j
+                                                     CROSS JOIN LATERAL (
+                                                           SELECT m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.seq, m.payload
+                                                             FROM queen.messages m
+                                                            WHERE m.partition_id = j.id AND (m.created_at, m.id) > (j.after_at, j.after_id)
+                                                            ORDER BY m.created_at, m.id
+                                                            LIMIT j.want + 1) x
+                                                     WHERE j.verdict = 1 AND j.rank <= j.partitions) c
+                                            WINDOW w AS (PARTITION BY c.request ORDER BY c.o, c.created_at, c.id ROWS UNBOUNDED PRECEDING)) d
+                                     WHERE d.due AND d.place <= d.want AND (d.place = 1 OR d.rough <= d.share)
+                                    WINDOW w AS (ORDER BY d.request, d.o, d.created_at, d.id ROWS UNBOUNDED PRECEDING)) r
+                            OFFSET 0) n) e
+             WHERE e.place = 1 OR e.bytes <= e.share
+            WINDOW w AS (ORDER BY e.request, e.o, e.created_at, e.id ROWS UNBOUNDED PRECEDING)) f),
 ends AS MATERIALIZED (
     SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, ts, id, created_at, seq, followed,
-           count(*) OVER (PARTITION BY o ORDER BY place DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS n
+           count(*) OVER w AS n, sum(own) OVER w AS bytes
       FROM taken
+     WHERE fits
+    WINDOW w AS (PARTITION BY o ORDER BY place DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
      ORDER BY o, place DESC),
 claimed AS (
     INSERT INTO queen.partition_consumers AS q
@@ -178,6 +192,7 @@ answer AS (
     SELECT m.o AS try, m.place, NULL::bigint AS outcome, NULL::interval AS wait, NULL::boolean AS more, NULL::bigint AS retries,
            m.id, m.transaction_id AS name, m.producer_sub AS other, m.created_at, m.trace_id, m.payload
       FROM taken m
+     WHERE m.fits
     UNION ALL
     SELECT t.o, -2,
            CASE WHEN t.id IS NULL THEN 6 WHEN t.first <> t.o THEN 8 WHEN t.o IN (SELECT o FROM free) THEN 0
@@ -191,10 +206,10 @@ answer AS (
             WHERE k.partition_id = t.id AND k.consumer_group = t.grp AND t.first = t.o AND t.o NOT IN (SELECT o FROM free)
            OFFSET 0) k ON true
     UNION ALL
-    SELECT j.o, -1, CASE WHEN j.verdict = 1 THEN 0 ELSE j.verdict END, j.wait, NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT j.o, -1, CASE WHEN j.verdict <> 1 THEN j.verdict WHEN j.o IN (SELECT o FROM taken WHERE place = 1 AND NOT fits) THEN 11 ELSE 0 END, j.wait, NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL
       FROM judged j
     UNION ALL
-    SELECT e.o, 0, 1, e.lease_time, coalesce(e.followed, false), NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT e.o, 0, 1, e.lease_time, coalesce(e.followed, false), e.bytes, NULL, NULL, NULL, NULL, NULL, NULL
       FROM ends e)
 SELECT try, place, outcome, (1000000 * extract(epoch FROM wait))::bigint, more, retries, id, name, other, created_at, trace_id, payload::text
   FROM (SELECT * FROM answer ORDER BY try, place OFFSET 0) a;
