@@ -42,8 +42,6 @@ type File interface {
 	Truncate(size int64) error
 	// Allocate makes the file that large, reading as zeros, and takes the space for it.
 	Allocate(size int64) error
-	// Size is the file's.
-	Size() (int64, error)
 }
 
 // Entry is a file of a directory.

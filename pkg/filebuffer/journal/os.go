@@ -142,15 +142,6 @@ func (f osFile) Allocate(size int64) error {
 	return retry(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
 }
 
-// Size is what fstat(2) says.
-func (f osFile) Size() (int64, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return info.Size(), nil
-}
-
 // retry repeats a call that a signal interrupted.
 func retry(call func() error) error {
 	for {
