@@ -71,6 +71,8 @@ type ServeCommand struct {
 		Key        string `name:"encryption-key" env:"QUEEN_ENCRYPTION_KEY" placeholder:"HEX" help:"Key of encrypted queues: 64 hexadecimal digits. Prefer the environment."`
 	} `embed:"" group:"Statements"`
 
+	Buffer BufferSettings `embed:"" group:"File buffer"`
+
 	Maintenance MaintenanceSettings `embed:"" group:"Maintenance"`
 
 	Pops struct {
@@ -91,6 +93,13 @@ type ServeCommand struct {
 		Form  string `name:"log-format" env:"QUEEND_LOG_FORMAT" default:"auto" help:"json, text, or auto: text on a terminal, else json."`
 		Pprof string `name:"pprof" env:"QUEEND_PPROF" placeholder:"HOST:PORT" help:"Serve Go's profiles on this loopback address."`
 	} `embed:"" group:"Logs"`
+}
+
+// BufferSettings say where pushes wait while PostgreSQL is away (package filebuffer).
+type BufferSettings struct {
+	Dir      string `name:"file-buffer-dir" env:"FILE_BUFFER_DIR" placeholder:"DIR" help:"Directory of the file buffer, for one process alone; what Queen's server has left there is delivered (default: buffers beside the private PostgreSQL's data, or in $STATE_DIRECTORY, /var/lib/queen/buffers as root, else ~/.local/share/queend/buffers)."`
+	MaxBytes string `name:"file-buffer-max-bytes" env:"FILE_BUFFER_MAX_BYTES" placeholder:"BYTES" help:"Bytes that the file buffer may take; beyond it pushes hear 503 and what is buffered stays (default: 80 % of what the file system has free at the start). 0: no buffer, pushes hear 503 while PostgreSQL is away."`
+	Segment  Int    `name:"file-buffer-segment-bytes" env:"QUEEND_FILE_BUFFER_SEGMENT_BYTES" default:"16777216" help:"Size of the buffer's files; each is deleted when all in it is delivered."`
 }
 
 // MaintenanceSettings say when what is done off the loops (package maintain).
@@ -238,7 +247,7 @@ func parse(args []string) (*Config, *kong.Context, error) {
 		kong.Name("queend"),
 		kong.Description(description),
 		kong.UsageOnError(),
-		kong.ExplicitGroups(groups("Listener", "PostgreSQL", "Statements", "Maintenance", "Private PostgreSQL", "Logs")),
+		kong.ExplicitGroups(groups("Listener", "PostgreSQL", "Statements", "File buffer", "Maintenance", "Pops", "Private PostgreSQL", "Logs")),
 		kong.ConfigureHelp(kong.HelpOptions{WrapUpperBound: 100}),
 		kong.Help(manual),
 	)
@@ -296,6 +305,14 @@ func (s *ServeCommand) Validate() error {
 	if s.Statements.Key != "" && !isKey(s.Statements.Key) {
 		return errors.New("--encryption-key: 64 hexadecimal digits (32 bytes) are needed; make one with: openssl rand -hex 32")
 	}
+	if text := s.Buffer.MaxBytes; text != "" {
+		if n, err := strconv.ParseInt(text, 10, 64); err != nil || n != 0 && n < bufferBytesLeast {
+			return fmt.Errorf("--file-buffer-max-bytes: %q is neither 0 nor a whole number of at least %d", text, bufferBytesLeast)
+		}
+	}
+	if n := s.Buffer.Segment; n < segmentBytesLeast || n > segmentBytesMost {
+		return fmt.Errorf("--file-buffer-segment-bytes: %d is not between %d and %d", n, segmentBytesLeast, segmentBytesMost)
+	}
 	s.Logs.Level = strings.ToLower(s.Logs.Level)
 	if s.Logs.Level == "warning" {
 		s.Logs.Level = "warn"
@@ -323,6 +340,19 @@ const (
 	bodyBytesLeast   = 1 << 10
 	bodyBytesMost    = 1 << 30
 )
+
+// What the file buffer may be set to.
+const (
+	bufferBytesLeast  = 64 << 10
+	segmentBytesLeast = 4 << 10
+	segmentBytesMost  = 1 << 30
+)
+
+// bufferBytesMax is the file buffer's bound; 0: by what is free.
+func (s *ServeCommand) bufferBytesMax() int64 {
+	n, _ := strconv.ParseInt(s.Buffer.MaxBytes, 10, 64) // Validate has seen it
+	return n
+}
 
 // Duration is m as Go has it.
 func (m Millis) Duration() time.Duration { return time.Duration(m) }
@@ -430,7 +460,7 @@ var ignoredNames = strings.Fields(`
 	LIBQUEEN_INFLIGHT_DEADLINE_MS
 	POP_WAIT_INITIAL_INTERVAL_MS POP_WAIT_BACKOFF_THRESHOLD POP_WAIT_BACKOFF_MULTIPLIER POP_WAIT_MAX_INTERVAL_MS
 	SIDECAR_MICRO_BATCH_WAIT_MS QUEEN_CONCURRENCY_MODE
-	FILE_BUFFER_DIR FILE_BUFFER_FLUSH_MS FILE_BUFFER_MAX_BATCH FILE_BUFFER_EVENTS_PER_FILE FILE_BUFFER_MAX_BYTES
+	FILE_BUFFER_FLUSH_MS FILE_BUFFER_MAX_BATCH FILE_BUFFER_EVENTS_PER_FILE
 	PARTITION_LOOKUP_RECONCILE_LOOKBACK_SECONDS
 	QUEEN_UDP_PEERS QUEEN_UDP_NOTIFY_PORT QUEEN_SYNC_ENABLED QUEEN_SYNC_SECRET QUEEN_CACHE_REFRESH_INTERVAL_MS
 	QUEEN_SYNC_HEARTBEAT_MS QUEEN_SYNC_DEAD_THRESHOLD_MS QUEEN_SYNC_RECV_BUFFER_MB WEBAPP_ROOT

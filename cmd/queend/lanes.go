@@ -13,28 +13,32 @@ import (
 
 // lanes are the connections of one loop to PostgreSQL, one for each kind of work: a pop
 // does not wait for the commit of a push, nor an ack for either.
+//
+// One loop has one more, by which what the file buffer holds is delivered.
 type lanes struct {
 	push, pop, ack, transaction, watch *asyncdb.Store
+	replay                             *asyncdb.Store // nil on all loops but one
 }
 
 // laneNames are the lanes as metrics name them.
-var laneNames = [...]string{"push", "pop", "ack", "transaction", "watch"}
+var laneNames = [...]string{"push", "pop", "ack", "transaction", "watch", "replay"}
 
 func (l *lanes) all() [len(laneNames)]*asyncdb.Store {
-	return [...]*asyncdb.Store{l.push, l.pop, l.ack, l.transaction, l.watch}
+	return [...]*asyncdb.Store{l.push, l.pop, l.ack, l.transaction, l.watch, l.replay}
 }
 
 // openLanes makes the lanes of one loop. What they learn of partitions they share.
-func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config) *lanes {
+func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer, replay bool) *lanes {
 	services := asyncdb.Services{
 		Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
 		After: func(d time.Duration, f func()) { l.After(d, f) },
 	}
 	hints, ids := queue.NewHints(0, 0), newIDs()
-	return &lanes{
-		push: db.Store(services, asyncdb.Work{
-			NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(),
-		}),
+	pushes := asyncdb.Work{
+		NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(), GiveBack: buffer,
+	}
+	made := &lanes{
+		push: db.Store(services, pushes),
 		pop: db.Store(services, asyncdb.Work{
 			NewBatch: func() asyncdb.Batch { return queue.NewPopBatch(domain, ids) }, Prepare: domain.PreparedPop(),
 			FrameBytesMax: queue.PopFrameBytesMax,
@@ -49,16 +53,21 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config) *lanes 
 			NewBatch: func() asyncdb.Batch { return queue.NewWatchBatch() }, Prepare: queue.PreparedWatch(),
 		}),
 	}
+	if replay {
+		pushes.GiveBack = true
+		made.replay = db.Store(services, pushes)
+	}
+	return made
 }
 
-func newIDs() *queue.IDs { return queue.NewIDs(func() int64 { return time.Now().UnixMilli() }) }
+func newIDs() *queue.IDs { return queue.NewIDs(wallClockMs) }
 
 // longPoll makes the long poll of one loop around its lanes.
-func (s *server) longPoll(l *loop.Loop, lanes *lanes) *longpoll.Store {
+func (s *server) longPoll(l *loop.Loop, lanes *lateLanes) *longpoll.Store {
 	return s.board.New(longpoll.Services{
 		Post: l.Post, Now: l.Now,
 		After: func(d time.Duration, f func()) { l.After(d, f) },
-	}, longpoll.Lanes{Push: lanes.push, Pop: lanes.pop, Ack: lanes.ack, Transaction: lanes.transaction, Watch: lanes.watch},
+	}, longpoll.Lanes{Push: s.buffered(l, &lanes.push), Pop: &lanes.pop, Ack: &lanes.ack, Transaction: &lanes.transaction, Watch: &lanes.watch},
 		s.config.Statements.Failover.Duration())
 }
 
@@ -73,6 +82,7 @@ func newBoard(c *ServeCommand) *longpoll.Board {
 func exportLongPoll(set *metrics.Set, board *longpoll.Board) {
 	s := board.Stats()
 	set.Gauge("queend_pops_parked", "Pops that wait for messages.", func() float64 { return float64(s.Parked.Load()) })
+	set.Gauge("queend_pops_paused", "Of these, those that wait for the end of pop maintenance.", func() float64 { return float64(s.Paused.Load()) })
 	set.Gauge("queend_board_groups", "Consumer groups of queues that this process remembers.", func() float64 { return float64(s.Groups.Load()) })
 	set.Gauge("queend_board_partitions", "Partitions of groups that may have messages, or are leased.", func() float64 { return float64(s.Entries.Load()) })
 	counter := func(name, help string, of func() uint64, labels ...string) {

@@ -58,7 +58,9 @@ func exportDatabase(set *metrics.Set, database *atomic.Pointer[asyncdb.Database]
 				return
 			}
 			for _, l := range all() {
-				visit(l.all()[i].Stats())
+				if lane := l.all()[i]; lane != nil {
+					visit(lane.Stats())
+				}
 			}
 		})
 	}

@@ -63,7 +63,7 @@ func launch(t *testing.T, env ...string) *process {
 	p.cmd = exec.Command(binary)
 	// A long deadline: a machine that is busy with other tests must not make a push
 	// hear 503. Tests of the deadline itself set their own.
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "HOST=127.0.0.1", "PORT=0", "DB_FAILOVER_MS=60000"}, env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "HOST=127.0.0.1", "PORT=0", "DB_FAILOVER_MS=60000", "FILE_BUFFER_DIR=" + t.TempDir()}, env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := p.cmd.StderrPipe()
 	if err != nil {

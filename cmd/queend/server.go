@@ -22,6 +22,7 @@ import (
 	"github.com/queend/queend/pkg/admindb"
 	"github.com/queend/queend/pkg/api"
 	"github.com/queend/queend/pkg/asyncdb"
+	"github.com/queend/queend/pkg/filebuffer"
 	"github.com/queend/queend/pkg/httpparse"
 	"github.com/queend/queend/pkg/longpoll"
 	"github.com/queend/queend/pkg/loop"
@@ -44,10 +45,16 @@ const localDatabase = "queend"
 type server struct {
 	config  *ServeCommand
 	log     zerolog.Logger
+	sealer  *queue.Sealer    // nil: no key was given
 	local   *postgres.Server // nil without --local-postgres
 	loops   *loop.Server
-	routers []*api.Router // one per loop
+	buffer  *filebuffer.Buffer // nil: there is none
+	routers []*api.Router      // one per loop
+	late    []*lateLanes       // one per loop
 	set     *metrics.Set
+	told    sync.Once // systemd, that the start is complete
+
+	pushesStopped, popsStopped atomic.Bool // the maintenance flags as they were said last
 
 	database   atomic.Pointer[asyncdb.Database] // nil until the schema is known
 	pool       atomic.Pointer[pooldb.Pool]
@@ -56,6 +63,8 @@ type server struct {
 	board      *longpoll.Board
 	lanes      []*lanes // one each per loop, once there is a database
 	polls      []*longpoll.Store
+	legacy     []queue.Store // the way into the pool, one per loop
+	ids        []*queue.IDs  // likewise
 }
 
 // serve runs the server until ctx ends.
@@ -97,6 +106,9 @@ func (s *server) greet() {
 }
 
 func (s *server) start(ctx context.Context) error {
+	if err := s.readKey(); err != nil {
+		return err
+	}
 	if err := s.startLocal(ctx); err != nil {
 		return err
 	}
@@ -106,6 +118,9 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startProfiles(ctx); err != nil {
 		return err
 	}
+	starting, started := context.WithCancel(ctx)
+	defer started()
+	go s.patience(starting)
 	db, err := s.openDatabase()
 	if err != nil {
 		return err
@@ -114,7 +129,7 @@ func (s *server) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.open(db, jsonb); err != nil {
+	if err := s.open(ctx, db, jsonb); err != nil {
 		return err
 	}
 	if err := s.startMaintenance(db.Connection(), func(name string, partition [16]byte) { s.board.Moved(name, partition) }); err != nil {
@@ -123,8 +138,42 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.connected(ctx); err != nil {
 		return err
 	}
+	started()
 	s.ready(ctx)
 	return nil
+}
+
+// readKey makes the sealer of QUEEN_ENCRYPTION_KEY.
+func (s *server) readKey() (err error) {
+	if key := s.config.Statements.Key; key != "" {
+		s.sealer, err = queue.NewSealer(key)
+	}
+	return err
+}
+
+// bufferedStart is how long a start waits for PostgreSQL before it is complete without it,
+// if there is a file buffer.
+const bufferedStart = 700 * time.Millisecond
+
+// patience tells systemd how a start goes that takes long: it is complete when pushes are
+// written to disk meanwhile, and else needs more time (sd_notify(3)).
+func (s *server) patience(ctx context.Context) {
+	wait := bufferedStart
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		if s.buffer != nil && s.buffer.Usable() {
+			s.log.Warn().Stringer("address", s.loops.Addr()).Msg("listening without PostgreSQL: pushes are written to disk, and stored when it answers")
+			s.tell(ctx)
+			return
+		}
+		const extension = 30 * time.Second
+		_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extension.Microseconds()))
+		wait = extension / 3
+	}
 }
 
 // startLocal starts the private PostgreSQL, if one is asked for.
@@ -147,8 +196,9 @@ func (s *server) startLocal(ctx context.Context) error {
 	return s.local.CreateDatabase(ctx, localDatabase)
 }
 
-// startLoops binds the port and starts the loops with a router each. From here
-// on requests are answered; pushes with 503 until open.
+// startLoops takes the file buffer, binds the port and starts the loops with a router
+// each. From here on requests are answered: until PostgreSQL's tables are known pushes are
+// written to disk.
 func (s *server) startLoops() error {
 	c := s.config
 	limits := httpparse.DefaultLimits()
@@ -163,16 +213,28 @@ func (s *server) startLoops() error {
 	if err != nil {
 		return err
 	}
-	for _, l := range s.loops.Loops() {
+	if err := s.openBuffer(); err != nil {
+		return err
+	}
+	s.board = newBoard(s.config)
+	// Whether payloads are jsonb is not known yet: what one could not hold is refused.
+	strict := &queue.Config{PayloadJSONB: true, Sealer: s.sealer}
+	for i, l := range s.loops.Loops() {
 		s.routers = append(s.routers, api.NewRouter(s.services(l)))
+		late := newLateLanes()
+		poll := s.longPoll(l, late)
+		s.late, s.polls = append(s.late, late), append(s.polls, poll)
+		s.legacy, s.ids = append(s.legacy, s.buffered(l, &late.legacy)), append(s.ids, newIDs())
+		stores := s.stores(i, strict)
+		l.Post(func() { s.routers[i].Open(stores) })
 	}
 	s.set = metrics.NewSet()
 	s.set.Gauge("queend_build_info", "Always 1; which queend this is.", func() float64 { return 1 }, "version", versionText(), "worker", c.Listener.WorkerID)
 	api.Export(s.set, s.routers)
 	exportLoops(s.set, s.loops)
 	exportDatabase(s.set, &s.database, func() []*lanes { return s.lanes })
-	s.board = newBoard(s.config)
 	exportLongPoll(s.set, s.board)
+	exportBuffer(s.set, s.buffer)
 	exportAdmin(s.set, &s.admin)
 	exportMaintenance(s.set, &s.maintainer)
 	s.set.Seal()
@@ -200,10 +262,10 @@ func (s *server) services(l *loop.Loop) api.Services {
 		Pop: api.PopDefaults{
 			Timeout: s.config.Pops.Timeout.Duration(), Batch: int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
 		},
-		Database: func() bool {
-			db := s.database.Load()
-			return db != nil && db.Health().OK()
-		},
+		Database: s.databaseUp, Buffered: s.bufferUsable,
+		Maintenance:    func() (push, pop bool) { return s.board.Flags() },
+		SetMaintenance: func(push, pop *bool) { s.board.SetFlags(push, pop) },
+		Buffer:         s.bufferStatus,
 		Metrics: func() ([]byte, error) {
 			text, err := s.set.Exposition()
 			if err != nil {
@@ -218,6 +280,12 @@ func (s *server) services(l *loop.Loop) api.Services {
 		services.Timing = s.logTiming
 	}
 	return services
+}
+
+// databaseUp says whether every lane can reach PostgreSQL.
+func (s *server) databaseUp() bool {
+	db := s.database.Load()
+	return db != nil && db.Health().OK()
 }
 
 func (s *server) logTiming(t api.PushTiming) {
@@ -274,7 +342,7 @@ func (s *server) openDatabase() (*asyncdb.Database, error) {
 // whether payloads are jsonb. What a large database of Queen's takes long for, and
 // no push needs, goes on in the background.
 func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, err error) {
-	report, err := s.insist(ctx, conn, schema.Prepare, "the database is not ready; pushes hear 503, trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
+	report, err := s.insist(ctx, conn, schema.Prepare, "the database is not ready; trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
 	if err != nil {
 		return false, err
 	}
@@ -325,18 +393,11 @@ func (s *server) logProgress(p schema.Progress) {
 }
 
 // open makes the stores and gives them to the routers: pushes are taken.
-func (s *server) open(db *asyncdb.Database, jsonb bool) error {
+func (s *server) open(ctx context.Context, db *asyncdb.Database, jsonb bool) error {
 	c := s.config
-	domain := &queue.Config{PayloadJSONB: jsonb, Warn: func(name string) {
+	domain := &queue.Config{PayloadJSONB: jsonb, Sealer: s.sealer, Warn: func(name string) {
 		s.log.Warn().Str("queue", clip(name)).Msg("the queue is to be encrypted and there is no QUEEN_ENCRYPTION_KEY: its messages are stored as they are")
 	}}
-	if c.Statements.Key != "" {
-		sealer, err := queue.NewSealer(c.Statements.Key)
-		if err != nil {
-			return err
-		}
-		domain.Sealer = sealer
-	}
 	loops := s.loops.Loops()
 	// The pool connects with the very settings of the loops, so that the two routes
 	// mean the same.
@@ -353,18 +414,32 @@ func (s *server) open(db *asyncdb.Database, jsonb bool) error {
 	if err := s.openAdmin(db); err != nil {
 		return err
 	}
+	if err := s.readFlags(ctx); err != nil {
+		return err
+	}
+	last := len(loops) - 1
 	for i, l := range loops {
-		lanes := openLanes(db, l, domain)
-		poll := s.longPoll(l, lanes)
-		s.lanes, s.polls = append(s.lanes, lanes), append(s.polls, poll)
-		stores := api.Stores{
-			Push: poll, PushLegacy: poll.Around(pool.Store(l.Post)), Pop: poll, Ack: poll, Transaction: poll,
-			Admin: s.adminOf(l), Changed: s.board.Changed, Config: domain, IDs: newIDs(),
-		}
-		l.Post(func() { s.routers[i].Open(stores) })
+		lanes := openLanes(db, l, domain, s.buffer != nil, s.buffer != nil && i == last)
+		s.lanes = append(s.lanes, lanes)
+		stores, legacy := s.stores(i, domain), pool.Store(l.Post)
+		stores.Admin = s.adminOf(l)
+		l.Post(func() {
+			s.late[i].come(lanes, legacy)
+			s.routers[i].Open(stores)
+		})
 	}
 	s.database.Store(db)
+	s.drainBuffer(loops[last], s.polls[last], s.lanes[last].replay)
 	return nil
+}
+
+// stores are what the router of loop i is given.
+func (s *server) stores(i int, domain *queue.Config) api.Stores {
+	poll := s.polls[i]
+	return api.Stores{
+		Push: poll, PushLegacy: poll.Around(s.legacy[i]), Pop: poll, Ack: poll, Transaction: poll,
+		Changed: s.board.Changed, Config: domain, IDs: s.ids[i],
+	}
 }
 
 // connected waits until every loop has its connection: only then is the start
@@ -413,12 +488,19 @@ Look at it, and take it:
 
 `, s.loops.Addr(), s.local.SocketDir(), s.local.Port(), postgres.User, localDatabase, s.loops.Addr())
 	}
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		s.log.Warn().Err(err).Msg("cannot tell systemd that the start is complete")
-	}
-	if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
-		go s.watchdog(ctx, every/3)
-	}
+	s.tell(ctx)
+}
+
+// tell tells systemd, once, that the start is complete.
+func (s *server) tell(ctx context.Context) {
+	s.told.Do(func() {
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			s.log.Warn().Err(err).Msg("cannot tell systemd that the start is complete")
+		}
+		if every, err := daemon.SdWatchdogEnabled(false); err == nil && every > 0 {
+			go s.watchdog(ctx, every/3)
+		}
+	})
 }
 
 func (s *server) where() string {
@@ -470,9 +552,13 @@ func (s *server) stop() {
 		if err := s.loops.Drain(ctx); err != nil {
 			s.log.Warn().Err(err).Msg("some clients did not get their answer in time")
 		}
+		s.buffer.StopDrain()
 		var all sync.WaitGroup
 		for _, l := range s.lanes {
 			for _, store := range l.all() {
+				if store == nil {
+					continue
+				}
 				all.Go(func() {
 					if err := store.Close(ctx); err != nil {
 						s.log.Warn().Err(err).Msg("a connection to PostgreSQL did not end in time")
@@ -485,6 +571,9 @@ func (s *server) stop() {
 			pool.Close()
 		}
 		s.closeAdmin(ctx)
+		if err := s.buffer.Close(); err != nil {
+			s.log.Error().Err(err).Msg("the file buffer was not closed as it should; what is in it is kept")
+		}
 		if err := s.loops.Shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			s.log.Warn().Err(err).Msg("the loops did not end in time")
 		}

@@ -33,12 +33,12 @@ func TestASecondProcessOnThePortIsRefusedUnlessHandOverIsAskedFor(t *testing.T) 
 	}
 }
 
-func TestPushesHear503WhilePostgreSQLIsAway(t *testing.T) {
+func TestWithoutABufferPushesHear503WhilePostgreSQLIsAway(t *testing.T) {
 	server := postgrestest.Own(t, nil)
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	p := launch(t, "DATABASE_URL="+server.URL("postgres"), "DB_FAILOVER_MS=2000")
+	p := launch(t, "DATABASE_URL="+server.URL("postgres"), "DB_FAILOVER_MS=2000", "FILE_BUFFER_MAX_BYTES=0")
 	p.await("listening")
 	away := func(when string) {
 		t.Helper()

@@ -26,7 +26,7 @@ type PushCounters struct {
 	Latency metrics.Histogram // acceptance to answer, of pushes that reached a store
 
 	Requests, Refused                           atomic.Uint64 // answered by a store; turned down at the door (400)
-	Queued, Duplicate, Failed                   atomic.Uint64 // items
+	Queued, Duplicate, Failed, Buffered         atomic.Uint64 // items
 	Unavailable, Overloaded, Internal, Rejected atomic.Uint64 // requests, by what went wrong in the store
 }
 
@@ -43,7 +43,7 @@ func (c *PushCounters) count(op *queue.Op, status int, took time.Duration) {
 	c.Latency.Observe(took)
 	switch op.Fault.Code {
 	case queue.OK:
-	case queue.Unavailable:
+	case queue.Unavailable, queue.Outage:
 		c.Unavailable.Add(1)
 		return
 	case queue.Overloaded:
@@ -56,7 +56,7 @@ func (c *PushCounters) count(op *queue.Op, status int, took time.Duration) {
 		c.Rejected.Add(1)
 		return
 	}
-	var queued, duplicate, failed uint64
+	var queued, duplicate, failed, buffered uint64
 	for i := range op.Items {
 		switch op.Items[i].Status {
 		case queue.Queued:
@@ -65,6 +65,8 @@ func (c *PushCounters) count(op *queue.Op, status int, took time.Duration) {
 			duplicate++
 		case queue.Failed:
 			failed++
+		case queue.Buffered:
+			buffered++
 		default:
 			panic("BUG: a push was answered with an item undecided, item " + strconv.Itoa(i))
 		}
@@ -75,6 +77,9 @@ func (c *PushCounters) count(op *queue.Op, status int, took time.Duration) {
 	}
 	if failed > 0 {
 		c.Failed.Add(failed)
+	}
+	if buffered > 0 {
+		c.Buffered.Add(buffered)
 	}
 }
 
@@ -111,6 +116,7 @@ func Export(set *metrics.Set, routers []*Router) {
 		messages("queued", func(p *PushCounters) *atomic.Uint64 { return &p.Queued })
 		messages("duplicate", func(p *PushCounters) *atomic.Uint64 { return &p.Duplicate })
 		messages("failed", func(p *PushCounters) *atomic.Uint64 { return &p.Failed })
+		messages("buffered", func(p *PushCounters) *atomic.Uint64 { return &p.Buffered })
 		set.Histogram("queend_push_seconds", "Time from a push's last byte to its answer.", func() metrics.Distribution {
 			total := routers[0].Counters.latency(of)
 			for _, r := range routers[1:] {

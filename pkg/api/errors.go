@@ -12,6 +12,7 @@ var statusOf = [...]int{
 	queue.Invalid:     400,
 	queue.TooLarge:    413,
 	queue.Unavailable: 503,
+	queue.Outage:      503,
 	queue.Overloaded:  503,
 	queue.Internal:    500,
 }

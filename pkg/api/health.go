@@ -24,11 +24,14 @@ func (r *Router) health(x Exchange) {
 // because PostgreSQL is away makes an outage worse, so this is apart from health.
 func (r *Router) livez(x Exchange) { x.Reply(200, jsonHeader, []byte(`{"status":"alive"}`), false) }
 
-// readyz says whether a push would be stored now.
+// readyz says whether a push would be taken now: stored, or written to disk.
 func (r *Router) readyz(x Exchange) {
-	if !r.Database() {
+	switch {
+	case r.Database():
+		x.Reply(200, jsonHeader, []byte(`{"status":"ready"}`), false)
+	case r.Buffered != nil && r.Buffered():
+		x.Reply(200, jsonHeader, []byte(`{"status":"buffering"}`), false)
+	default:
 		r.fail(x, 503, nil, "PostgreSQL does not answer; pushes get 503 until it does")
-		return
 	}
-	x.Reply(200, jsonHeader, []byte(`{"status":"ready"}`), false)
 }

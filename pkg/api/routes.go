@@ -47,6 +47,7 @@ type Services struct {
 	Deadline time.Duration // from acceptance to answer: DB_FAILOVER_MS
 
 	Database func() (connected bool) // PostgreSQL answers, as far as this loop knows; any goroutine
+	Buffered func() (usable bool)    // pushes can be written to disk meanwhile; nil: there is no buffer; any goroutine
 	Metrics  func() ([]byte, error)  // the exposition; called by Offload
 	Timing   func(t PushTiming)      // nil unless timings are logged
 	Version  string

@@ -22,6 +22,7 @@ type Batch interface {
 	Expire(now time.Duration) []*queue.Op
 	Decided() []*queue.Op
 	Fail(f queue.Fault)
+	MayBeStored() bool
 }
 
 // gather holds the ops that wait for their lane, in the order they came, and decides
@@ -67,12 +68,13 @@ const rowsCapMin = 16
 type refusal string
 
 const (
-	accepted      refusal = ""
-	refusedBytes  refusal = "too much waits for PostgreSQL already, try again in a second"
-	refusedWait   refusal = "PostgreSQL is too slow for what waits already, try again in a second"
-	refusedAway   refusal = "PostgreSQL is away, try again in a second"
-	refusedClosed refusal = "the server is stopping, try again in a second"
-	refusedLate   refusal = "PostgreSQL did not answer in time, try again in a second"
+	accepted       refusal = ""
+	refusedBytes   refusal = "too much waits for PostgreSQL already, try again in a second"
+	refusedWait    refusal = "PostgreSQL is too slow for what waits already, try again in a second"
+	refusedAway    refusal = "PostgreSQL is away, try again in a second"
+	refusedUnknown refusal = "PostgreSQL is away; the messages may have been stored: push them again with the same transactionId"
+	refusedClosed  refusal = "the server is stopping, try again in a second"
+	refusedLate    refusal = "PostgreSQL did not answer in time, try again in a second"
 )
 
 func newGather(l Limits) gather { return gather{limits: l, rowsCap: l.BatchRowsMax} }

@@ -202,7 +202,9 @@ func (s *Store) proven() {
 func (s *Store) hung(now time.Duration) {
 	s.stats.Hangs.Add(1)
 	s.away = true
+	s.db.hung(now)
 	s.lost(s.conn, errHung, now)
+	s.giveBack(now)
 }
 
 // hangUp closes a connection on which nothing is in flight, and gets another.
@@ -245,6 +247,7 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 		s.sv.Defer(s.answerDecided)
 	}
 	s.redial(now)
+	s.armGiveBack()
 }
 
 // answerDecided completes what the end of a connection has decided: ops that are not to run
@@ -304,5 +307,7 @@ func (s *Store) dialFailed(why error) {
 	s.away = true
 	s.stats.ConnectFailures.Add(1)
 	s.db.laneDown(s.id, why)
-	s.redial(s.sv.Now())
+	now := s.sv.Now()
+	s.redial(now)
+	s.giveBack(now)
 }

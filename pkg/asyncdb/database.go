@@ -28,6 +28,9 @@ type Database struct {
 	// lateSettings: start-up parameters were refused once, settings are made after.
 	lateSettings atomic.Bool
 
+	// silentAt is when a lane last found its server hung, by the loops' clock.
+	silentAt atomic.Int64
+
 	mu     sync.Mutex
 	lanes  []lane
 	warned map[string]bool // warnings that were said, once in the life of the process
@@ -66,6 +69,10 @@ func Open(c Config) (*Database, error) {
 // connect to the same database in another way and must mean the same by it. The copy is
 // the caller's; there may be a password in it.
 func (db *Database) Connection() *pgconn.Config { return db.conn.Copy() }
+
+// hung says that a lane's server did not answer in time; hungAt is when that was last so.
+func (db *Database) hung(now time.Duration) { db.silentAt.Store(int64(now)) }
+func (db *Database) hungAt() time.Duration  { return time.Duration(db.silentAt.Load()) }
 
 // Health is how the database is.
 type Health struct {

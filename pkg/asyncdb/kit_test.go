@@ -239,7 +239,7 @@ func (c *call) outcome() string {
 		return "waits"
 	}
 	if f := c.op.Fault; f.Code != queue.OK {
-		return [...]string{"", "invalid", "too large", "unavailable", "overloaded", "internal"}[f.Code]
+		return [...]string{"", "invalid", "too large", "unavailable", "outage", "overloaded", "internal"}[f.Code]
 	}
 	states := ""
 	for i := range c.op.Items {

@@ -162,6 +162,7 @@ func (s *Store) failed(e *queue.SQLError, now time.Duration) {
 		// host, or find this one mended.
 		s.away, s.suspect = true, true
 		s.hangUp(serverError(e), now)
+		s.giveBack(now)
 	default:
 		panic("BUG: a batch gave an unknown verdict")
 	}
@@ -220,14 +221,13 @@ func (s *Store) tick() {
 	case s.state == down && !s.dialing && now >= s.dialAt:
 		s.dial(now)
 	}
+	if s.state == down && s.knownAway(now) {
+		s.giveBack(now)
+	}
 	if s.endIfDone(); s.closed {
 		return
 	}
-	var inFlight []*queue.Op
-	if s.working {
-		inFlight = s.current.Ops()
-	}
-	if first := s.gather.soonest(inFlight); first != 0 {
+	if first := s.gather.soonest(s.inFlight()); first != 0 {
 		s.arm(first - expireAhead)
 	}
 	switch s.state {
@@ -241,6 +241,14 @@ func (s *Store) tick() {
 		if !s.dialing {
 			s.arm(s.dialAt)
 		}
+		s.armGiveBack()
+	}
+}
+
+// armGiveBack sets the timer for when a lane that is down counts as away.
+func (s *Store) armGiveBack() {
+	if s.work.GiveBack && !s.away && s.gather.held > 0 {
+		s.arm(s.downSince + s.db.config.FailoverTimeout/2 + time.Millisecond)
 	}
 }
 
@@ -249,6 +257,11 @@ func (s *Store) tick() {
 // next try finds it by its transaction id.
 func (s *Store) expire(now time.Duration) {
 	by := now + expireAhead
+	if s.work.GiveBack && s.state == down {
+		if first := s.gather.soonest(s.inFlight()); first != 0 && first <= by {
+			s.giveBack(now) // all of them: none may overtake another
+		}
+	}
 	s.late = s.gather.expire(by, s.late[:0])
 	for _, op := range s.late {
 		op.Fault = queue.Fault{Code: queue.Unavailable, Message: string(refusedLate)}
@@ -262,6 +275,14 @@ func (s *Store) expire(now time.Duration) {
 	s.stats.Expired.Add(uint64(len(s.late)))
 	s.completeAll(s.late, now)
 	clear(s.late)
+}
+
+// inFlight is the ops of the batch that is worked on.
+func (s *Store) inFlight() []*queue.Op {
+	if !s.working {
+		return nil
+	}
+	return s.current.Ops()
 }
 
 // abandon forgets a batch whose every op was given up while there is no connection.

@@ -40,9 +40,11 @@ type Store struct {
 	armed   bool          // fire is deferred to the end of this pass
 	timerAt time.Duration // a timer is set for then; 0: none
 	fireFn  func()        // fire, as a value that is made once
-	out     []byte        // scratch: the bytes of one step
-	parsed  []bool        // scratch: its statements that are sent with a Parse
-	late    []*queue.Op   // scratch: ops whose deadline came
+
+	giveBackFn func()      // giveBackNow, likewise
+	out        []byte      // scratch: the bytes of one step
+	parsed     []bool      // scratch: its statements that are sent with a Parse
+	late       []*queue.Op // scratch: ops whose deadline came
 
 	away       bool          // PostgreSQL is known to be away
 	suspect    bool          // it answered, and said that it cannot; nothing was committed since
@@ -84,6 +86,12 @@ type Work struct {
 	NewBatch      func() Batch // called twice; both batches are of the store's loop
 	Prepare       []string     // statements that are prepared on each connection; what is not listed is sent whole
 	FrameBytesMax int          // bounds one message from the server; 0: FrameBytesMaxDefault
+
+	// GiveBack has ops handed back with queue.Outage as soon as PostgreSQL is known to be
+	// away, all that the store holds and in the order in which they came: whoever asked
+	// knows another place for them. Without it they wait for the reconnection until their
+	// deadline.
+	GiveBack bool
 }
 
 // Store makes a store of one loop and begins to connect. Any goroutine; the loop must run,
@@ -107,7 +115,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	for _, name := range work.Prepare {
 		s.prepared[name] = true
 	}
-	s.fireFn, s.dialFn = s.fire, s.connectAndAttach
+	s.fireFn, s.dialFn, s.giveBackFn = s.fire, s.connectAndAttach, s.giveBackNow
 	return s
 }
 
@@ -123,7 +131,14 @@ func (s *Store) Do(op *queue.Op) {
 		return
 	case s.knownAway(now):
 		s.stats.Unavailable.Add(1)
-		s.refuse(op, queue.Unavailable, refusedAway)
+		s.turnAway(op)
+		return
+	case s.suspected():
+		// Another lane's server does not answer, and mostly it is the same. Whether it is can
+		// be known in a moment, but not before this op would have to wait for it.
+		s.stats.Unavailable.Add(1)
+		s.probe(now)
+		s.turnAway(op)
 		return
 	case op.Deadline != 0 && op.Deadline <= now:
 		s.stats.Expired.Add(1)
@@ -161,10 +176,70 @@ func (s *Store) refuse(op *queue.Op, code queue.Code, why refusal) {
 	op.Done.OpDone(op)
 }
 
+// Away says that PostgreSQL is known to be away: an op would be turned away. On the loop.
+func (s *Store) Away() bool { return s.knownAway(s.sv.Now()) || s.suspected() }
+
 // knownAway says that an op need not wait: the last that was heard of PostgreSQL is
 // that it is not there, or it has not been there for longer than an op can hope.
 func (s *Store) knownAway(now time.Duration) bool {
 	return s.away || s.state == down && now-s.downSince > s.db.config.FailoverTimeout/2
+}
+
+// turnAway refuses an op because PostgreSQL is away.
+func (s *Store) turnAway(op *queue.Op) {
+	switch {
+	case !s.work.GiveBack:
+		s.refuse(op, queue.Unavailable, refusedAway)
+	case s.gather.held > 0 && s.state == down:
+		// Those before it are about to be given back; it must not overtake them.
+		s.gather.push(op)
+		s.gauge()
+		s.sv.Defer(s.giveBackFn)
+	default:
+		s.refuse(op, queue.Outage, refusedAway)
+	}
+}
+
+// suspected says that an idle lane must first hear from its server: another one's does not
+// answer.
+func (s *Store) suspected() bool {
+	return s.work.GiveBack && s.state == idle && !s.armed && s.heardAt < s.db.hungAt()
+}
+
+// giveBackNow is giveBack at the end of a pass, unless a connection came first.
+func (s *Store) giveBackNow() {
+	now := s.sv.Now()
+	switch {
+	case s.closed:
+	case s.knownAway(now):
+		s.giveBack(now)
+	case s.state == idle:
+		s.advance(now)
+	}
+}
+
+// giveBack hands back all ops that are held, if that is wanted: those in flight first, as
+// they came first. There is no connection.
+func (s *Store) giveBack(now time.Duration) {
+	if !s.work.GiveBack || s.state != down {
+		return
+	}
+	if s.working {
+		sentence := string(refusedAway)
+		if s.current.MayBeStored() {
+			sentence = string(refusedUnknown)
+		}
+		s.current.Fail(queue.Fault{Code: queue.Outage, Message: sentence})
+		s.completeAll(s.current.Ops(), now)
+		s.abandon()
+	}
+	for s.gather.waiting() > 0 {
+		op := s.gather.pop()
+		op.Fault = queue.Fault{Code: queue.Outage, Message: string(refusedAway)}
+		s.complete(op, now)
+	}
+	s.gauge()
+	s.endIfDone()
 }
 
 // complete hands an accepted op back. The store has forgotten it; its owner may use it

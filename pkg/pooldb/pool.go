@@ -180,7 +180,7 @@ func (p *Pool) run(ctx context.Context, batch *queue.Batch, op *queue.Op) {
 		if statements == nil {
 			break
 		}
-		wait := p.step(ctx, batch, statements)
+		wait, away := p.step(ctx, batch, statements)
 		if wait > 0 {
 			select {
 			case <-time.After(wait):
@@ -188,20 +188,25 @@ func (p *Pool) run(ctx context.Context, batch *queue.Batch, op *queue.Op) {
 			}
 		}
 		if ctx.Err() != nil {
-			batch.Fail(queue.Fault{Code: queue.Unavailable, Message: "PostgreSQL did not answer in time, try again in a second"})
+			f := queue.Fault{Code: queue.Unavailable, Message: "PostgreSQL did not answer in time, try again in a second"}
+			if away {
+				f.Code = queue.Outage
+			}
+			batch.Fail(f)
 		}
 	}
 	op.Answered = p.options.Now()
 }
 
 // step sends one list of statements under one Sync and hands the batch what
-// comes back. It returns how long to wait before the next one.
-func (p *Pool) step(ctx context.Context, batch *queue.Batch, statements []queue.Statement) time.Duration {
+// comes back. It returns how long to wait before the next one, and whether PostgreSQL
+// was away.
+func (p *Pool) step(ctx context.Context, batch *queue.Batch, statements []queue.Statement) (wait time.Duration, away bool) {
 	conn, err := p.db.Acquire(ctx)
 	if err != nil {
 		// Nothing was sent. pgxpool has tried every host; try again until the
 		// deadline, gently.
-		return retryEvery
+		return retryEvery, true
 	}
 	defer conn.Release()
 	err = send(ctx, conn.Conn().PgConn(), batch, statements)
@@ -218,24 +223,25 @@ func (p *Pool) step(ctx context.Context, batch *queue.Batch, statements []queue.
 		// The connection is gone and may have taken a committed answer with it;
 		// the batch's ids settle that when it is run again.
 		batch.Unknown()
-		return retryEvery
+		return retryEvery, true
 	}
 }
 
-// obey does what the batch's verdict asks of a store, and returns the pause.
-func (p *Pool) obey(ctx context.Context, conn *pgxpool.Conn, v queue.Verdict) time.Duration {
+// obey does what the batch's verdict asks of a store, and returns the pause, and whether
+// PostgreSQL is away.
+func (p *Pool) obey(ctx context.Context, conn *pgxpool.Conn, v queue.Verdict) (time.Duration, bool) {
 	switch v.Action {
 	case queue.Wait:
-		return v.After
+		return v.After, false
 	case queue.Prepare:
 		// A new connection prepares everything anew.
 		_ = conn.Conn().Close(ctx)
 	case queue.Away:
 		// Perhaps another host has become the primary: look for it anew.
 		_ = conn.Conn().Close(ctx)
-		return retryEvery
+		return retryEvery, true
 	}
-	return 0
+	return 0, false
 }
 
 // send writes the statements, reads the rows, and returns PostgreSQL's error, or

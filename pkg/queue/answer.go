@@ -34,6 +34,12 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 			dst = it.PartitionID.Append(dst)
 			dst = append(dst, '"')
 		}
+		if it.Status == Buffered {
+			// Queen's clients read "queue" here. The id is left out: if the transaction is there
+			// already, it is not this one's.
+			dst = append(dst, `,"queue":`...)
+			dst = appendJSONString(dst, it.Queue)
+		}
 		dst = append(dst, `,"queueName":`...)
 		dst = appendJSONString(dst, it.Queue)
 		switch it.Status {
@@ -50,6 +56,8 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 			dst = append(dst, `,"status":"duplicate"`...)
 		case Failed:
 			dst = append(dst, `,"status":"failed"`...)
+		case Buffered:
+			dst = append(dst, `,"status":"buffered"`...)
 		default:
 			panic("BUG: a push is answered before it is decided")
 		}

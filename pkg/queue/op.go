@@ -1,7 +1,7 @@
 // Package queue is the domain: what a request means, what is asked of
 // PostgreSQL for it, and what the client hears. It is pure: it does no I/O, owns
-// no goroutine and knows no socket. Stores (asyncdb, pooldb, later the file
-// buffer) drive it; the api room speaks to it in bytes.
+// no goroutine and knows no socket. Stores (asyncdb, pooldb, the file buffer)
+// drive it; the api room speaks to it in bytes.
 //
 // The way of a push through this room: Decode (bytes → Op), Batch.Add (ops → one
 // batch), Batch.Step / Row / StepDone (the batch's conversation with PostgreSQL),
@@ -98,6 +98,7 @@ const (
 	Queued
 	Duplicate
 	Failed
+	Buffered // on disk, and on its way to PostgreSQL
 )
 
 // Fault says why a whole request failed. The zero Fault is no fault.
@@ -114,6 +115,7 @@ const (
 	Invalid          // 400: the request cannot be stored as it is
 	TooLarge         // 413
 	Unavailable      // 503 + Retry-After: PostgreSQL is away or too slow
+	Outage           // the same, and known to be an outage: the op's undecided messages may wait on disk
 	Overloaded       // 503 + Retry-After: a bound of ours is reached
 	Internal         // 500: our own fault
 )

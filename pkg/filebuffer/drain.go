@@ -1,0 +1,415 @@
+package filebuffer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/queend/queend/pkg/filebuffer/journal"
+	"github.com/queend/queend/pkg/queue"
+)
+
+// The drain's measures.
+const (
+	// windowRowsMax and windowBytesMax bound what one transaction of the drain stores; a
+	// larger record goes alone.
+	windowRowsMax  = 1000
+	windowBytesMax = 1 << 20
+
+	// closeRows is how small a batch must be that has read to the end, for the buffer to
+	// close behind it.
+	closeRows = 300
+
+	// closeEnds is after how many batches in a row that have read to the end it closes
+	// whatever their size.
+	closeEnds = 3
+
+	// replayTimeout is the deadline of a batch of the drain, on top of what its size is
+	// allowed.
+	replayTimeout = 10 * time.Second
+
+	// retryPause is how long the drain waits when a batch could not be stored.
+	retryPause = 100 * time.Millisecond
+
+	// sayEvery is how often a long drain says how far it is.
+	sayEvery = 5 * time.Second
+)
+
+// Replay is where the drain stores: a store of some loop, and that loop.
+type Replay struct {
+	Store queue.Store
+	Post  func(func())
+	Now   func() time.Duration
+}
+
+// Drain begins to deliver what is on disk, once. Before it nothing leaves the disk: the
+// tables may not be there yet, or it is not known yet whether this is maintenance mode.
+func (b *Buffer) Drain(r Replay) {
+	b.drainer.Go(func() { b.drain(r) })
+}
+
+// scan puts what is on disk at the start into the gate.
+func (b *Buffer) scan() {
+	defer close(b.scanned)
+	end := b.journal.Stats().Last
+	r := b.journal.Reader()
+	n := 0
+	for b.ctx.Err() == nil {
+		rec, err := r.Next()
+		if err == nil && rec.Seq <= end && end > 0 {
+			n += b.found(rec)
+			continue
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			b.o.Log.Error().Err(err).Msg("the file buffer cannot be read; trying again")
+			b.pause(time.Second)
+			continue
+		}
+		break
+	}
+	b.mu.Lock()
+	b.gate.all--
+	b.lift()
+	b.mu.Unlock()
+	if n > 0 {
+		b.since.Store(int64(b.o.Now()))
+		b.o.Log.Info().Int("messages", n).Str("dir", b.o.Dir).Msg("messages wait on disk from before; they are delivered first")
+	}
+}
+
+// found puts a record into the gate, and says how many messages it holds.
+func (b *Buffer) found(rec journal.Record) int {
+	var op queue.Op
+	if queue.DecodeRecord(&op, rec.Payload, nil) != nil {
+		return 0 // the drain sets it aside
+	}
+	b.stats.Pending.Add(int64(len(op.Items)))
+	b.mu.Lock()
+	b.gate.add(op.Items)
+	b.mu.Unlock()
+	return len(op.Items)
+}
+
+// drainer is the goroutine that delivers.
+type drainer struct {
+	b      *Buffer
+	to     Replay
+	reader *journal.Reader
+	ahead  *journal.Record       // read, and not in a window yet
+	op     queue.Op              // the window
+	last   uint64                // the last record in it
+	ids    map[string]queue.UUID // the last id of each partition in it
+	key    []byte                // scratch
+	done   chan struct{}
+	ends   int  // so many windows in a row have read to the end
+	good   bool // a batch was stored since the buffer was last empty, and no trouble met since
+	waits  bool // trouble was met and said
+	rate   rate
+}
+
+func (b *Buffer) drain(to Replay) {
+	for _, c := range []chan struct{}{b.opened, b.scanned} {
+		select {
+		case <-c:
+		case <-b.ctx.Done():
+			return
+		}
+	}
+	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d.rate.begin(b.o.Now())
+	for b.ctx.Err() == nil {
+		if !b.mayDrain() {
+			<-b.drainWaker()
+			continue
+		}
+		groups := b.groups.Load()
+		end := d.read()
+		if d.last == 0 {
+			if end && b.emptied(groups) {
+				d.good = false
+				<-b.drainWaker()
+			}
+			continue
+		}
+		if d.ends++; !end {
+			d.ends = 0
+		}
+		if d.good && end && (len(d.op.Items) <= closeRows || d.ends >= closeEnds) {
+			b.close()
+		}
+		d.deliver()
+	}
+}
+
+// drainWaker is readable when there may be something to do, or nothing ever again.
+func (b *Buffer) drainWaker() <-chan struct{} {
+	select {
+	case <-b.ctx.Done():
+		c := make(chan struct{})
+		close(c)
+		return c
+	default:
+		return b.drainWake
+	}
+}
+
+func (b *Buffer) mayDrain() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.maintenance
+}
+
+// close has what comes held in memory: the drain is about to catch up.
+func (b *Buffer) close() {
+	b.mu.Lock()
+	b.closing = !b.maintenance
+	b.mu.Unlock()
+}
+
+// emptied lifts the gate: nothing was on disk when so many groups had been written. false:
+// more has come since, or is on its way.
+func (b *Buffer) emptied(groups uint64) bool {
+	b.mu.Lock()
+	if b.groups.Load() != groups {
+		b.mu.Unlock()
+		return false
+	}
+	if len(b.waiting)+len(b.writing) > 0 {
+		b.mu.Unlock()
+		return true // its end wakes us
+	}
+	// What was counted and not found at its time is damaged, and set aside.
+	b.gate.forget()
+	b.stats.Pending.Store(0)
+	closing := b.closing
+	b.closing = false
+	b.lift()
+	b.mu.Unlock()
+	if since := b.since.Swap(0); since != 0 {
+		b.o.Log.Info().Uint64("messages", b.stats.Drained.Load()).Stringer("after", (b.o.Now() - time.Duration(since)).Round(time.Millisecond)).
+			Msg("everything that was buffered is delivered")
+	}
+	b.stats.Rate.Store(0)
+	if closing {
+		b.flushAll()
+	}
+	return true
+}
+
+// read fills the window with what comes next; end: that is all there is now.
+func (d *drainer) read() (end bool) {
+	d.op.Reset()
+	d.last = 0
+	clear(d.ids)
+	size := 0
+	for {
+		rec := d.ahead
+		d.ahead = nil
+		if rec == nil {
+			next, err := d.reader.Next()
+			if errors.Is(err, io.EOF) {
+				return true
+			}
+			if err != nil {
+				d.trouble("the file buffer cannot be read: " + err.Error())
+				return false
+			}
+			rec = &next
+		}
+		before, cost := len(d.op.Items), d.op.Cost
+		if before > 0 && size+len(rec.Payload) > windowBytesMax {
+			d.ahead = rec
+			return false
+		}
+		var err error
+		if rec.Kind != kindPush {
+			err = fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
+		} else {
+			err = queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
+		}
+		if err != nil {
+			d.unreadable(rec, err)
+		} else if !d.rises(before) {
+			d.op.Items, d.op.Cost = d.op.Items[:before], cost
+			d.ahead = rec
+			return false
+		}
+		d.last = rec.Seq
+		size += len(rec.Payload)
+		if len(d.op.Items) >= windowRowsMax || size >= windowBytesMax {
+			return false
+		}
+	}
+}
+
+// rises says whether the messages from the window's from-th on have larger ids than those
+// before them in their partitions. Within a transaction the ids are the order of delivery;
+// when they do not rise (the clock leapt back, another loop made them), the order is kept
+// by another transaction.
+func (d *drainer) rises(from int) bool {
+	for i := from; i < len(d.op.Items); i++ {
+		it := &d.op.Items[i]
+		d.key = append(append(append(d.key[:0], it.Queue...), 0), it.Partition...)
+		last, known := d.ids[string(d.key)]
+		if known && bytes.Compare(it.ID[:], last[:]) <= 0 {
+			return false
+		}
+		d.ids[string(d.key)] = it.ID
+	}
+	return true
+}
+
+// unreadable sets a record aside that is whole, and makes no sense.
+func (d *drainer) unreadable(rec *journal.Record, err error) {
+	d.set(Poisoned{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
+}
+
+// deliver stores the window, whatever it takes, and lets go of its records.
+func (d *drainer) deliver() {
+	items := plant(d.op.Items)
+	if len(items) > 0 && !d.store(items, d.op.Cost) {
+		return // stopping
+	}
+	n := len(d.op.Items)
+	b := d.b
+	if err := b.journal.Release(d.last); err != nil {
+		b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
+	}
+	b.stats.Drained.Add(uint64(n))
+	b.stats.Pending.Add(-int64(n))
+	b.mu.Lock()
+	b.gate.remove(d.op.Items)
+	b.mu.Unlock()
+	d.rate.add(n, b)
+}
+
+// store stores messages in one transaction; those that PostgreSQL refuses are halved until
+// the guilty one is alone. false: it was told to stop.
+func (d *drainer) store(items []queue.Item, cost int) bool {
+	for try := 0; ; try++ {
+		var op queue.Op
+		op.Items, op.Cost = items, cost
+		d.submit(&op)
+		if op.Fault.Code == queue.OK {
+			break
+		}
+		if refused(op.Fault.Code) {
+			for i := range items {
+				if items[i].Status == queue.Pending {
+					items[i].Status, items[i].Error = queue.Failed, op.Fault.Message
+				}
+			}
+			break
+		}
+		d.b.stats.Retries.Add(1)
+		d.trouble(op.Fault.Message)
+		if d.b.ctx.Err() != nil {
+			return false
+		}
+	}
+	d.waits, d.good = false, true
+	d.b.stats.Batches.Add(1)
+	var bad []queue.Item
+	for i := range items {
+		if items[i].Status == queue.Failed {
+			bad = append(bad, items[i])
+		}
+	}
+	switch len(bad) {
+	case 0:
+		return true
+	case 1:
+		if len(items) > 1 {
+			break // perhaps it alone would do
+		}
+		d.set(poisoned(&bad[0], bad[0].Error, time.Now()))
+		return true
+	}
+	for i := range bad {
+		bad[i].Status, bad[i].Error = queue.Pending, ""
+	}
+	if len(bad) == 1 {
+		return d.store(bad, cost)
+	}
+	half := len(bad) / 2
+	return d.store(bad[:half], cost) && d.store(bad[half:], cost)
+}
+
+// refused says that trying again would change nothing.
+func refused(code queue.Code) bool {
+	return code == queue.Invalid || code == queue.TooLarge || code == queue.Internal
+}
+
+// submit gives an op to the replay store and waits for its end.
+func (d *drainer) submit(op *queue.Op) {
+	d.to.Post(func() {
+		now := d.to.Now()
+		op.Accepted, op.Decoded = now, now
+		op.Deadline = now + replayTimeout + queue.Allowance(len(op.Items), op.Cost)
+		op.Done = d
+		d.to.Store.Do(op)
+	})
+	<-d.done
+}
+
+// OpDone implements queue.Completer; it runs on the replay's loop.
+func (d *drainer) OpDone(*queue.Op) { d.done <- struct{}{} }
+
+// set puts a line into the poison file, whatever it takes.
+func (d *drainer) set(line Poisoned) {
+	d.b.stats.Poisoned.Add(1)
+	d.b.o.Log.Error().Str("reason", line.Reason).Str("queue", line.Queue).Str("partition", line.Partition).
+		Str("transactionId", line.TransactionID).Str("file", PoisonFile).Msg("a buffered message cannot be stored; it is set aside")
+	for d.b.ctx.Err() == nil {
+		err := d.b.poison.add(line)
+		if err == nil {
+			return
+		}
+		d.trouble("the poison file cannot be written: " + err.Error())
+	}
+}
+
+// trouble says, once, why the drain does not go on, and waits a moment.
+func (d *drainer) trouble(sentence string) {
+	d.good = false
+	if !d.waits {
+		d.waits = true
+		d.b.o.Log.Debug().Str("reason", sentence).Msg("the drain waits")
+	}
+	d.b.reopen()
+	d.b.flushAll()
+	d.b.pause(retryPause)
+}
+
+// pause waits, or until the buffer is closed.
+func (b *Buffer) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-b.ctx.Done():
+	}
+}
+
+// rate is how fast the drain is, and says so now and then.
+type rate struct {
+	from, saidAt time.Duration
+	n            int
+}
+
+func (r *rate) begin(now time.Duration) { r.from, r.saidAt = now, now }
+
+func (r *rate) add(n int, b *Buffer) {
+	now := b.o.Now()
+	r.n += n
+	if d := now - r.from; d >= time.Second {
+		b.stats.Rate.Store(int64(float64(r.n) / d.Seconds()))
+		r.from, r.n = now, 0
+	}
+	if now-r.saidAt >= sayEvery {
+		r.saidAt = now
+		if left := b.stats.Pending.Load(); left > 0 {
+			b.o.Log.Info().Int64("left", left).Int64("per_second", b.stats.Rate.Load()).Msg("delivering what was buffered")
+		}
+	}
+}

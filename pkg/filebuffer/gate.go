@@ -1,0 +1,107 @@
+package filebuffer
+
+import "github.com/queend/queend/pkg/queue"
+
+// gate knows which partitions have messages on disk, or on their way there.
+type gate struct {
+	partitions map[string]int // messages, by queue, NUL, partition
+	all        int            // reasons to gate every partition
+	overflown  bool           // one of them: there were more than GatedPartitionsMax
+	messages   int            // all of them
+	key        []byte         // scratch
+}
+
+func newGate() gate { return gate{partitions: map[string]int{}} }
+
+// keyOf is valid until the next call. No name holds a NUL, so that it is unambiguous.
+func (g *gate) keyOf(it *queue.Item) []byte {
+	g.key = append(append(append(g.key[:0], it.Queue...), 0), it.Partition...)
+	return g.key
+}
+
+// holds says whether one of the messages is for a gated partition.
+func (g *gate) holds(items []queue.Item) bool {
+	if g.all > 0 {
+		return true
+	}
+	if len(g.partitions) == 0 {
+		return false
+	}
+	for i := range items {
+		if i > 0 && same(&items[i], &items[i-1]) {
+			continue
+		}
+		if g.partitions[string(g.keyOf(&items[i]))] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// add gates the partitions of messages that are not decided.
+func (g *gate) add(items []queue.Item) {
+	for i := range items {
+		it := &items[i]
+		if it.Status != queue.Pending {
+			continue
+		}
+		g.messages++
+		key := g.keyOf(it)
+		n, known := g.partitions[string(key)]
+		if !known && len(g.partitions) >= GatedPartitionsMax {
+			if !g.overflown {
+				g.overflown = true
+				g.all++
+			}
+			continue
+		}
+		g.partitions[string(key)] = n + 1
+	}
+}
+
+// remove takes messages out that are stored, or were not taken after all. Their status
+// does not matter.
+func (g *gate) remove(items []queue.Item) {
+	for i := range items {
+		g.messages--
+		key := g.keyOf(&items[i])
+		switch n := g.partitions[string(key)]; {
+		case n > 1:
+			g.partitions[string(key)] = n - 1
+		case n == 1:
+			delete(g.partitions, string(key))
+		}
+	}
+	if g.messages < 0 {
+		panic("BUG: more messages left the buffer than were in it")
+	}
+	if g.messages == 0 {
+		g.forget()
+	}
+}
+
+// forget opens the gate for what was counted.
+func (g *gate) forget() {
+	g.messages = 0
+	clear(g.partitions) // some were counted only in part while it was full
+	if g.overflown {
+		g.overflown = false
+		g.all--
+	}
+}
+
+// empty says that nothing is gated.
+func (g *gate) empty() bool { return g.all == 0 && g.messages == 0 }
+
+func same(a, b *queue.Item) bool {
+	return string(a.Queue) == string(b.Queue) && string(a.Partition) == string(b.Partition)
+}
+
+// removeUndecided is remove for the messages that add has counted.
+func (g *gate) removeUndecided(items []queue.Item) {
+	for i := range items {
+		if items[i].Status == queue.Pending {
+			g.remove(items[i : i+1])
+		}
+	}
+}

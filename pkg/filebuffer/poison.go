@@ -1,0 +1,99 @@
+package filebuffer
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// PoisonFile is the name of the file for messages that PostgreSQL refuses, in the buffer's
+// directory: one JSON object a line.
+const PoisonFile = "poison.jsonl"
+
+// Poisoned is a line of it.
+type Poisoned struct {
+	Time          time.Time       `json:"time"`
+	Reason        string          `json:"reason"`
+	Queue         string          `json:"queue,omitempty"`
+	Partition     string          `json:"partition,omitempty"`
+	TransactionID string          `json:"transactionId,omitempty"`
+	MessageID     string          `json:"messageId,omitempty"`
+	ProducerSub   string          `json:"producerSub,omitempty"`
+	TraceID       string          `json:"traceId,omitempty"`
+	Encrypted     bool            `json:"encrypted,omitempty"` // the payload is an envelope
+	Payload       json.RawMessage `json:"payload,omitempty"`
+	Record        []byte          `json:"record,omitempty"` // base64: a record that cannot be read
+}
+
+// poison is the file. It is opened with the buffer, so that it can be written when it is
+// needed.
+type poison struct {
+	dir  string
+	mu   sync.Mutex
+	file *os.File
+}
+
+func (p *poison) open() (err error) {
+	p.file, err = os.OpenFile(filepath.Join(p.dir, PoisonFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	return err
+}
+
+// bytes is the file's size.
+func (p *poison) bytes() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil {
+		return 0
+	}
+	info, err := p.file.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// add appends a line and has it on disk when it returns.
+func (p *poison) add(line Poisoned) error {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if encoder.Encode(line) != nil {
+		// The payload is not JSON.
+		line.Record, line.Payload = line.Payload, nil
+		text.Reset()
+		if err := encoder.Encode(line); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, err := p.file.Write(text.Bytes()); err != nil {
+		return err
+	}
+	return p.file.Sync()
+}
+
+func (p *poison) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file.Close()
+}
+
+// poisoned is the line of a message. With an envelope, that is what is written.
+func poisoned(it *queue.Item, reason string, now time.Time) Poisoned {
+	payload, sealed := it.Waiting()
+	line := Poisoned{
+		Time: now.UTC(), Reason: reason, Queue: string(it.Queue), Partition: string(it.Partition),
+		TransactionID: string(it.TransactionID), MessageID: it.ID.String(), ProducerSub: string(it.ProducerSub),
+		Encrypted: sealed, Payload: json.RawMessage(payload),
+	}
+	if it.HasTrace {
+		line.TraceID = it.TraceID.String()
+	}
+	return line
+}

@@ -1,0 +1,201 @@
+package filebuffer
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/queend/queend/pkg/filebuffer/journal"
+	"github.com/queend/queend/pkg/queue"
+)
+
+// This file takes over what Queen's server has left in its buffer directory when queend
+// takes its place: failover_*.buf and qos0_*.buf, the same with .tmp behind, which it was
+// writing when it ended, and those that it had put aside in failed/. Each record is a
+// length of 4 bytes in the machine's order and a JSON object. What is taken is in the
+// journal, and the file in taken/, so that nothing is taken twice; a crash in between takes
+// it twice, and the transaction ids tell.
+
+const (
+	// queensRecordBytesMax is the largest record that is believed. Queen itself reads up to
+	// 10 MiB, but writes larger ones.
+	queensRecordBytesMax = 256 << 20
+
+	// queensGroupBytes is how much of a file goes to the journal at once.
+	queensGroupBytes = 1 << 20
+)
+
+// takenDir is where files go that were taken.
+const takenDir = "taken"
+
+// takeQueens takes all of Queen's files in, oldest first, before anything is written.
+func (b *Buffer) takeQueens(j *journal.Journal) error {
+	files, err := queensFiles(b.o.Dir)
+	if err != nil {
+		return fmt.Errorf("cannot look for Queen's buffer files: %w", err)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(b.o.Dir, takenDir), 0o700); err != nil {
+		return fmt.Errorf("cannot take over Queen's buffer files: %w", err)
+	}
+	b.o.Log.Info().Int("files", len(files)).Str("dir", b.o.Dir).Msg("taking over what Queen's server has left to deliver")
+	t := taking{b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() })}
+	for _, path := range files {
+		if err := t.file(path); err != nil {
+			return fmt.Errorf("cannot take over Queen's buffer file %s: %w", path, err)
+		}
+	}
+	b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
+	return nil
+}
+
+// queensFiles lists Queen's files by the time in their names: a UUIDv7 each.
+func queensFiles(dir string) (files []string, err error) {
+	for _, sub := range []string{"", "failed"} {
+		entries, err := os.ReadDir(filepath.Join(dir, sub))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if e.Type().IsRegular() && isQueens(e.Name()) {
+				files = append(files, filepath.Join(dir, sub, e.Name()))
+			}
+		}
+	}
+	id := func(path string) string {
+		_, id, _ := strings.Cut(filepath.Base(path), "_")
+		return id
+	}
+	slices.SortStableFunc(files, func(a, b string) int { return strings.Compare(id(a), id(b)) })
+	return files, nil
+}
+
+func isQueens(name string) bool {
+	return (strings.HasPrefix(name, "failover_") || strings.HasPrefix(name, "qos0_")) &&
+		(strings.HasSuffix(name, ".buf") || strings.HasSuffix(name, ".buf.tmp"))
+}
+
+// taking is the taking over of files.
+type taking struct {
+	b     *Buffer
+	j     *journal.Journal
+	ids   *queue.IDs
+	group [][]byte // records that are not in the journal yet
+	size  int
+	bad   int
+}
+
+// file takes one file, whole.
+func (t *taking) file(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 1<<20)
+	for {
+		event, err := queensRecord(r)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.b.o.Log.Warn().Str("file", path).Err(err).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
+			break
+		}
+		if err := t.event(event, path); err != nil {
+			return err
+		}
+	}
+	if err := t.append(); err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(t.b.o.Dir, takenDir, filepath.Base(path))); err != nil {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(path)), syncDir(filepath.Join(t.b.o.Dir, takenDir)))
+}
+
+// queensRecord reads one record.
+func queensRecord(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, errors.New("it ends in the middle of a length")
+		}
+		return nil, err
+	}
+	n := binary.NativeEndian.Uint32(head[:])
+	if n == 0 || n > queensRecordBytesMax {
+		return nil, fmt.Errorf("a record of %d bytes makes no sense", n)
+	}
+	var event bytes.Buffer
+	if _, err := io.CopyN(&event, r, int64(n)); err != nil {
+		return nil, fmt.Errorf("it ends in the middle of a record of %d bytes", n)
+	}
+	return event.Bytes(), nil
+}
+
+// event makes a record of ours of one of Queen's. It has the fields of an item of a push.
+func (t *taking) event(event []byte, path string) error {
+	var op queue.Op
+	body := append(append([]byte(`{"items":[`), event...), `]}`...)
+	config := queue.Config{OpBytesMax: 2 * queensRecordBytesMax}
+	if f := queue.Decode(&op, body, &config, t.ids); f.Code != queue.OK || len(op.Items) != 1 {
+		t.bad++
+		t.b.stats.Poisoned.Add(1)
+		reason := "a record of Queen's buffer file " + filepath.Base(path) + " is no message: " + f.Message
+		t.b.o.Log.Error().Str("file", path).Str("reason", f.Message).Msg("a record of Queen's buffer file is no message; it is set aside")
+		return t.b.poison.add(Poisoned{Time: time.Now().UTC(), Reason: reason, Record: event})
+	}
+	it := &op.Items[0]
+	it.TakeEnvelope()
+	var more struct {
+		ProducerSub string `json:"producerSub"`
+	}
+	if json.Unmarshal(event, &more) == nil && more.ProducerSub != "" {
+		it.ProducerSub = []byte(more.ProducerSub)
+	}
+	record, err := queue.AppendRecord(nil, &op, t.b.o.Sealer)
+	if err != nil {
+		return err
+	}
+	t.b.stats.Taken.Add(1)
+	t.group = append(t.group, record)
+	if t.size += len(record); t.size >= queensGroupBytes {
+		return t.append()
+	}
+	return nil
+}
+
+// append puts what was made into the journal.
+func (t *taking) append() error {
+	if len(t.group) == 0 {
+		return nil
+	}
+	_, err := t.j.Append(kindPush, t.group)
+	t.group, t.size = t.group[:0], 0
+	return err
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
