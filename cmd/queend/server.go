@@ -358,10 +358,13 @@ func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, 
 // migration is schema.Prepare or schema.Migrate.
 type migration func(context.Context, *pgconn.Config, func(schema.Progress)) (schema.Report, error)
 
+// insistSays is how often a start that does not get on says why.
+const insistSays = time.Minute
+
 // insist runs a migration again and again until it succeeds, or ctx ends. What goes
-// wrong is logged once, with a sentence.
+// wrong is logged, with a sentence, when it is something else and now and then.
 func (s *server) insist(ctx context.Context, conn *pgconn.Config, run migration, sentence string) (schema.Report, error) {
-	started, last := time.Now(), ""
+	started, last, saidAt := time.Now(), "", time.Time{}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		report, err := run(ctx, conn, s.logProgress)
 		if err == nil {
@@ -372,8 +375,9 @@ func (s *server) insist(ctx context.Context, conn *pgconn.Config, run migration,
 		if ctx.Err() != nil {
 			return report, errStopped
 		}
-		if err.Error() != last {
-			last = err.Error()
+		// The texts of one and the same trouble differ by port numbers.
+		if kind := kindOf(err); kind != last || time.Since(saidAt) > insistSays {
+			last, saidAt = kind, time.Now()
 			s.log.Error().Err(err).Msg(sentence)
 		}
 		select {
@@ -382,6 +386,16 @@ func (s *server) insist(ctx context.Context, conn *pgconn.Config, run migration,
 		case <-time.After(pause):
 		}
 	}
+}
+
+// kindOf tells errors apart by what to do about them: PostgreSQL's by SQLSTATE, all others
+// mean that it cannot be reached.
+func kindOf(err error) string {
+	var refusal *pgconn.PgError
+	if errors.As(err, &refusal) {
+		return refusal.Code
+	}
+	return "unreachable"
 }
 
 func (s *server) logProgress(p schema.Progress) {

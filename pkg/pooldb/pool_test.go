@@ -170,10 +170,10 @@ func TestEightLoopsPushOneTransactionAndOneWins(t *testing.T) {
 	}
 }
 
-func TestAnAbsentPostgreSQLIsUnavailableByTheDeadline(t *testing.T) {
+func TestAnAbsentPostgreSQLIsAnOutageByTheDeadline(t *testing.T) {
 	pool := open(t, "host=127.0.0.1 port=1 user=nobody dbname=none sslmode=disable", nil)
 	c := newCaller(t)
-	if sentence, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, 200*time.Millisecond); code != queue.Unavailable {
+	if sentence, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, 200*time.Millisecond); code != queue.Outage {
 		t.Errorf("code %d: %s", code, sentence)
 	}
 }
