@@ -1,8 +1,10 @@
 package filebuffer
 
 import (
+	"errors"
 	"time"
 
+	"github.com/queend/queend/pkg/filebuffer/journal"
 	"github.com/queend/queend/pkg/queue"
 )
 
@@ -262,7 +264,7 @@ func (s *Store) deliver() {
 		}
 		op.Answered = now
 		if e.err != nil {
-			s.refuse(op, "the file buffer cannot take them ("+e.err.Error()+")")
+			s.refuse(op, refusal(e.err))
 			continue
 		}
 		op.Fault = queue.Fault{}
@@ -273,4 +275,13 @@ func (s *Store) deliver() {
 		}
 		op.Done.OpDone(op)
 	}
+}
+
+// refusal is what a client hears of a write that failed. What the disk did with it is not
+// known if the process ends before the next write goes well.
+func refusal(err error) string {
+	if errors.Is(err, journal.ErrFull) {
+		return "the file buffer is full"
+	}
+	return "the file buffer cannot be written, and the messages may be delivered later"
 }
