@@ -22,7 +22,7 @@ import (
 // However many there are and whatever they ask for, a step has a bound of bytes that
 // follows what can be done in a small part of the time they have (plan). Pops share it: each
 // may get fewer messages than it asked for. Where even one message each is too much, those
-// that found no room are in the next step; and when half of their time is over they are
+// that found no room are in the next step; and when a quarter of their time is over they are
 // answered without messages (hurry). Nothing is leased for them then.
 //
 // A claim whose answer was lost may be committed. Its pop claims again under the same
@@ -148,12 +148,17 @@ const (
 	// popShareBytesMin is what a pop may have at least of a step that it shares.
 	popShareBytesMin = 16 << 10
 
+	// popWeightMax is how many messages a pop counts at most where pops share: one that
+	// asks for more may mostly find few.
+	popWeightMax = 100
+
 	popStepsPerDeadline = 20
 	popTimeUsual        = 2 * time.Second // to the deadline of a pop that has none
 
 	// Bounds of rate, and where it begins; and the smallest step that teaches something of it.
 	popRateFirst     = 64 << 20
-	popRateMin       = popStepsPerDeadline << 20 / 2 // 1 MiB of a pop that has the usual time
+	popRateMin       = 2 * popRateCutMin
+	popRateCutMin    = popStepsPerDeadline << 20 / 2 // when the server's statement time-out cuts: 1 MiB of pops that have the usual time
 	popRateMax       = popStepsPerDeadline * PopAnswerBytesMax
 	popRateLearnFrom = 256 << 10
 
@@ -211,7 +216,7 @@ func (b *PopBatch) Add(op *Op) {
 	var s popState
 	AppendLeaseID(s.lease[:0], b.ids.Next(), op.Pop.partitions() == 1, UUID{})
 	b.pops = append(b.pops, s)
-	b.work += max(min(op.Pop.want(), popRowsMost)/popsPerRow, len(op.Pop.Tries), 1)
+	b.work += max(min(op.Pop.want(), popWeightMax)/popsPerRow, len(op.Pop.Tries), 1)
 }
 
 // popsPerRow is how many messages that are read cost about as much as one that is pushed,
@@ -270,15 +275,18 @@ func (b *PopBatch) left(now time.Duration) time.Duration {
 func (b *PopBatch) plan(now time.Duration) {
 	b.sentAt, b.time, b.taken = now, b.left(now)/popStepsPerDeadline, 0
 	b.count = 0
+	if b.final {
+		b.time /= 4 // to say who finds no room is work too
+	}
 	b.bytes = min(max(int(float64(b.rate)*b.time.Seconds()), popShareBytesMin), PopAnswerBytesMax)
 }
 
-// hurry says whether the batch has used half of its time: others wait for their turn too.
+// hurry says whether the batch has used a quarter of its time: others wait for their turn too.
 // Then all that is left is tried in one more step, and what finds that full is answered
 // without messages, and told to look again in a moment.
 func (b *PopBatch) hurry(now time.Duration) bool {
 	if b.giveUp == 0 {
-		b.giveUp = now + b.left(now)/2
+		b.giveUp = now + b.left(now)/4
 	}
 	return now >= b.giveUp
 }
@@ -300,8 +308,13 @@ func (b *PopBatch) learn(now time.Duration) {
 	}
 	rate := int(min(float64(b.taken)/took.Seconds(), popRateMax))
 	if rate > b.rate || took > b.time {
-		b.rate = max(b.rate+(rate-b.rate)/4, popRateMin)
+		b.rate = max(b.rate+(rate-b.rate)/4, min(b.rate, popRateMin))
 	}
+}
+
+// cut: the step was too much for the time that it may take.
+func (b *PopBatch) cut() {
+	b.rate, b.crowd = max(b.rate/8, popRateCutMin), max(min(b.crowd, b.last)/8, 1)
 }
 
 // share is what a pop may have of the step, by how many messages it asks for.
@@ -317,7 +330,7 @@ func (b *PopBatch) rows(share int) int {
 }
 
 // weight is what a pop counts where pops share.
-func (p *PopRequest) weight() int { return min(max(p.want(), 1), popRowsMost) }
+func (p *PopRequest) weight() int { return min(max(p.want(), 1), popWeightMax) }
 
 // gatherTries lists what the undecided pops try, and forgets what an earlier step that
 // had no effect has said. A pop that has nothing to try is decided.
@@ -531,7 +544,7 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 			break
 		}
 		if err.Code == "57014" {
-			b.rate, b.crowd = max(b.rate/8, popRateMin), max(min(b.crowd, b.last)/8, 1)
+			b.cut()
 		}
 		if v.After = b.retry(0, b.last, now, "PostgreSQL could not look for messages", err); v.After > 0 {
 			v.Action = Wait
@@ -572,6 +585,7 @@ func (b *PopBatch) refuse(err *SQLError) {
 // Unknown says that the step was sent, at least in part, and its answer will never come.
 func (b *PopBatch) Unknown() {
 	if b.kind == claimPop {
+		b.cut() // it may have been that
 		b.forget()
 		b.maybeClaimed()
 	}

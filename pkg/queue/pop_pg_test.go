@@ -721,7 +721,7 @@ func TestAClaimThatTheTimeoutCutAsksForLess(t *testing.T) {
 	b.Reset()
 	op := of("q", "p")
 	b.Add(op)
-	for _, want := range []int{popRateFirst, popRateMin, popRateMin, popRateMin} {
+	for _, want := range []int{popRateFirst, popRateCutMin, popRateCutMin, popRateCutMin} {
 		b.Step(now())
 		if b.rate != want || b.bytes != want*2/popStepsPerDeadline {
 			t.Errorf("%d bytes a second, %d bytes, want %d", b.rate, b.bytes, want)
@@ -949,6 +949,8 @@ func TestStepsBecomeSmallerWithTheTimeThatIsLeftAndTheRateThatIsSeen(t *testing.
 	learn(100<<20, 1<<20, 5*time.Millisecond, 125<<20)    // twice
 	learn(100<<20, 1, time.Minute, 100<<20)               // too little to say
 	learn(popRateMin, 1<<20, time.Minute, popRateMin)
+	learn(popRateCutMin, 1<<20, time.Minute, popRateCutMin)
+	learn(popRateCutMin, 1<<20, 10*time.Millisecond, (3*popRateCutMin+100<<20)/4)
 	learn(100<<20, 1<<20, 0, 100<<20)
 }
 
