@@ -8,6 +8,7 @@
 //	go run . wide        what many partitions cost a pop
 //	go run . parked      what ten thousand parked pops cost
 //	go run . groups      what ten consumer groups cost
+//	go run . buffer      how fast the file buffer fills and empties
 //
 // It builds everything, starts its own PostgreSQL (durable, on disk, private) and
 // its own servers on 127.0.0.1, and removes all of it at the end. README.md says
@@ -47,6 +48,7 @@ const usage = `usage: go run . quick [flags]     measure, print a table, write a
        go run . wide [flags]      what many partitions cost a pop
        go run . parked [flags]    what ten thousand parked pops cost
        go run . groups [flags]    what ten consumer groups cost
+       go run . buffer [flags]    how fast the file buffer fills and empties
        go run . COMMAND -help     the flags of a command
 `
 
@@ -68,6 +70,8 @@ func run(ctx context.Context, args []string) error {
 		return parked(ctx, parkedFlags(args[1:]))
 	case "wide":
 		return wide(ctx, wideFlags(args[1:]))
+	case "buffer":
+		return buffer(ctx, bufferFlags(args[1:]))
 	case "groups":
 		return groups(ctx, groupsFlags(args[1:]))
 	}

@@ -43,7 +43,8 @@ func (w *world) start(ctx context.Context, name, binary string, env ...string) (
 	}
 	defer log.Close()
 	s.cmd = exec.Command(binary, "--host", "127.0.0.1", "--port", port)
-	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "DATABASE_URL=" + w.pg.URL("postgres")}, append(env, w.env...)...)
+	s.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + w.dir, "DATABASE_URL=" + w.pg.URL("postgres"),
+		"FILE_BUFFER_DIR=" + filepath.Join(w.dir, name+"-buffers")}, append(env, w.env...)...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	if err := s.cmd.Start(); err != nil {

@@ -22,6 +22,7 @@ type Closed struct {
 	Requests [][]byte // whole requests; connections draw from them
 	Items    int      // messages in each
 	Seed     uint64
+	Buffered bool // `buffered` is as good as `queued`
 
 	poller  int
 	conns   []*conn
@@ -170,7 +171,7 @@ func (c *Closed) ready(k *conn, r *Result, end time.Time) {
 		c.broke(k, r, fmt.Errorf("an answer that nobody asked for: %.40q", k.in))
 	case n > 0:
 		now := time.Now()
-		r.hear(a, c.Items, now.Sub(k.sent), now.Before(end))
+		r.hear(a, c.Items, c.Buffered, now.Sub(k.sent), now.Before(end))
 		k.in = k.in[:0]
 		k.state = idle
 		c.waiting--
@@ -181,12 +182,15 @@ func (c *Closed) ready(k *conn, r *Result, end time.Time) {
 }
 
 // hear counts one answer.
-func (r *Result) hear(a answer, items int, latency time.Duration, inTime bool) {
+func (r *Result) hear(a answer, items int, buffered bool, latency time.Duration, inTime bool) {
 	had := len(r.IDs)
 	if a.status == 201 {
 		r.IDs = appendQueued(r.IDs, a.body)
 	}
 	queued := len(r.IDs) - had
+	if buffered {
+		queued += Buffered(a.body)
+	}
 	if queued != items {
 		r.refuse(fmt.Sprintf("%d %.200s", a.status, a.body))
 	}

@@ -30,7 +30,7 @@ func Once(ctx context.Context, addr string, s Shape, body []byte, n, workers int
 				if err != nil {
 					r.refuse(err.Error())
 				} else {
-					r.hear(a, s.Items, time.Since(sent), true)
+					r.hear(a, s.Items, false, time.Since(sent), true)
 				}
 				mu.Unlock()
 			}

@@ -92,3 +92,6 @@ func parseID(b []byte) (id ID, ok bool) {
 
 // Queued is how many items an answer calls queued.
 func Queued(body []byte) int { return bytes.Count(body, []byte(`"status":"queued"`)) }
+
+// Buffered is how many items an answer calls buffered.
+func Buffered(body []byte) int { return bytes.Count(body, []byte(`"status":"buffered"`)) }
