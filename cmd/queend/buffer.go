@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/queend/queend/pkg/admindb"
@@ -41,12 +42,28 @@ func (s *server) openBuffer() error {
 // buffered puts the file buffer of one loop around a store.
 func (s *server) buffered(l *loop.Loop, inner queue.Store) queue.Store {
 	if s.buffer == nil {
-		return inner
+		return &unlessStopped{&s.pushesStopped, inner}
 	}
 	return s.buffer.Store(filebuffer.Services{
 		Post: l.Post, Now: l.Now,
 		After: func(d time.Duration, f func()) { l.After(d, f) },
 	}, inner)
+}
+
+// unlessStopped is a store without a buffer around it, which has no place for pushes in
+// maintenance mode.
+type unlessStopped struct {
+	stopped *atomic.Bool
+	queue.Store
+}
+
+func (s *unlessStopped) Do(op *queue.Op) {
+	if s.stopped.Load() {
+		op.Fault = queue.Fault{Code: queue.Outage, Message: "maintenance mode is on, and there is no file buffer to keep messages meanwhile"}
+		op.Done.OpDone(op)
+		return
+	}
+	s.Store.Do(op)
 }
 
 // drainBuffer begins to deliver what is on disk, by the replay lane. What it stores passes
