@@ -170,10 +170,33 @@ func (s *server) patience(ctx context.Context) {
 			s.tell(ctx)
 			return
 		}
-		const extension = 30 * time.Second
-		_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extension.Microseconds()))
+		extend()
 		wait = extension / 3
 	}
+}
+
+// extension is how much more time systemd is asked for at once.
+const extension = 30 * time.Second
+
+func extend() {
+	_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extension.Microseconds()))
+}
+
+// extending asks systemd for more time while work goes on.
+func extending(work func() error) error {
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(extension / 3):
+				extend()
+			}
+		}
+	}()
+	return work()
 }
 
 // startLocal starts the private PostgreSQL, if one is asked for.
@@ -213,7 +236,7 @@ func (s *server) startLoops() error {
 	if err != nil {
 		return err
 	}
-	if err := s.openBuffer(); err != nil {
+	if err := extending(s.openBuffer); err != nil { // it may have much to take over from Queen
 		return err
 	}
 	s.board = newBoard(s.config)
