@@ -276,7 +276,7 @@ func (b *PopBatch) plan(now time.Duration) {
 	b.sentAt, b.time, b.taken = now, b.left(now)/popStepsPerDeadline, 0
 	b.count = 0
 	if b.final {
-		b.time /= 4 // to say who finds no room is work too
+		b.time /= 16 // to see who finds no room is work too
 	}
 	b.bytes = min(max(int(float64(b.rate)*b.time.Seconds()), popShareBytesMin), PopAnswerBytesMax)
 }

@@ -35,7 +35,8 @@
 -- its order, and one message whatever its size, of each request and of the whole. What is
 -- beyond its share by what it takes in the table (compressed) is not read at all, nor is
 -- what is beyond twice $12; there a request's first message, which no share bounds, is taken
--- for four times that. The others are measured by themselves. A request that gets nothing of
+-- for four times that, and no more than 8 that are large are looked at. The others are
+-- measured by themselves, which is as much work as to deliver them. A request that gets nothing of
 -- $12 takes no lease. A payload is made text when all is in order, so that what is sorted is
 -- where it is and not what it says.
 --
@@ -126,7 +127,8 @@ taken AS MATERIALIZED (
               FROM (SELECT n.*, sum(n.own) OVER (PARTITION BY n.request ORDER BY n.o, n.created_at, n.id ROWS UNBOUNDED PRECEDING) AS bytes
                       FROM (SELECT r.*, 512 + CASE WHEN r.size < 200 OR NOT r.near THEN r.size ELSE octet_length(r.payload::text) END AS own
                               FROM (SELECT d.*, row_number() OVER w = 1
-                                           OR sum(CASE WHEN d.place = 1 THEN 4 * d.size ELSE d.size END) OVER w <= (SELECT 2 * $12::bigint) AS near
+                                           OR sum(CASE WHEN d.place = 1 THEN 4 * d.size ELSE d.size END) OVER w <= (SELECT 2 * $12::bigint)
+                                              AND count(*) FILTER (WHERE d.place = 1 AND d.size > 16000) OVER w <= 8 AS near
                                       FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, sum(512 + c.size) OVER w AS rough,
                                                    lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed
                                               FROM (SELECT j.request, j.o, j.want, j.share, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
