@@ -55,11 +55,12 @@ func (b *Buffer) scan() {
 	defer close(b.scanned)
 	end := b.journal.Stats().Last
 	r := b.journal.Reader()
+	var op queue.Op
 	n := 0
 	for b.ctx.Err() == nil {
 		rec, err := r.Next()
 		if err == nil && rec.Seq <= end && end > 0 {
-			n += b.found(rec)
+			n += b.found(&op, rec)
 			continue
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
@@ -79,10 +80,10 @@ func (b *Buffer) scan() {
 	}
 }
 
-// found puts a record into the gate, and says how many messages it holds.
-func (b *Buffer) found(rec journal.Record) int {
-	var op queue.Op
-	if queue.DecodeRecord(&op, rec.Payload, nil) != nil {
+// found puts a record into the gate, and says how many messages it holds. op is scratch.
+func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
+	op.Items = op.Items[:0]
+	if queue.DecodeRecord(op, rec.Payload, nil) != nil {
 		return 0 // the drain sets it aside
 	}
 	b.stats.Pending.Add(int64(len(op.Items)))
