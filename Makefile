@@ -20,6 +20,7 @@ ROW    ?= 14
 TRIALS ?= 3
 SEED   ?= 1
 LOAD   ?= small
+BUDGET ?=
 
 .PHONY: help build run test test-race fuzz bench chaos lint clean
 
@@ -44,8 +45,8 @@ fuzz: postgres ## fuzz every target for FUZZTIME
 bench: build postgres ## take the short measurement of bench/
 	cd bench && go run . quick
 
-chaos: postgres ## do harm and check the promises (ROW, TRIALS, SEED, LOAD)
-	go run ./chaos -row $(ROW) -trials $(TRIALS) -seed $(SEED) -load $(LOAD)
+chaos: postgres ## do harm and check the promises (ROW, TRIALS, SEED, LOAD, BUDGET=30m)
+	go run ./chaos -row $(ROW) -trials $(TRIALS) -seed $(SEED) -load $(LOAD) $(if $(BUDGET),-budget $(BUDGET))
 
 lint: ## gofmt, vet, staticcheck and the rules of the house
 	@sh scripts/lint.sh $(MODULES)

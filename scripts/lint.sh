@@ -40,6 +40,9 @@ for module in "$@"; do
 	check "staticcheck in $module" in_module "$module" go tool -modfile="$tools" staticcheck ./...
 done
 
+# What is only built for trials must build.
+check 'go vet of what is built for trials' go vet -tags plant,chaosclock ./cmd/queend ./pkg/filebuffer
+
 # Text that came from outside reaches PostgreSQL as a parameter, never as SQL.
 # pkg/schema is left out: it makes DDL of the files it embeds, and knows no request.
 check 'SQL made by formatting: use parameters' matches \
