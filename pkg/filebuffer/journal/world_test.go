@@ -281,7 +281,7 @@ func (w *world) scenario() {
 			step(w.release(0))
 			step(w.append(20, 20))
 		}
-		if life == 2 || w.j.Close() != nil {
+		if life != 1 || w.j.Close() != nil {
 			w.fs.Kill()
 		}
 		w.damage(w.last - w.last/8)
