@@ -24,6 +24,7 @@ type Config struct {
 	Serve   ServeCommand   `cmd:"" default:"withargs" help:"Run the server (the default)."`
 	Migrate MigrateCommand `cmd:"" help:"Bring the database's schema up to date, or show what would be done."`
 	Check   CheckCommand   `cmd:"" help:"Look for contradictions in the database; change nothing."`
+	Buffer  BufferCommand  `cmd:"" help:"Look at the file buffer, where pushes wait while PostgreSQL is away; change nothing."`
 	Version VersionCommand `cmd:"" help:"Print the version and stop."`
 }
 

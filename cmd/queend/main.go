@@ -57,6 +57,12 @@ func run(ctx context.Context, c *Config, command string) error {
 		return nil
 	case "check":
 		return checkDatabase(ctx, &c.Check, os.Stdout, os.Stderr)
+	case "buffer ls":
+		return listBuffer(&c.Buffer.Ls, os.Stdout)
+	case "buffer verify":
+		return verifyBuffer(&c.Buffer.Verify, os.Stdout)
+	case "buffer export":
+		return exportMessages(&c.Buffer.Export, os.Stdout, os.Stderr)
 	case "version":
 		fmt.Println("queend " + versionText())
 		return nil
