@@ -137,7 +137,9 @@ func (s *Store) Do(op *queue.Op) {
 		// Another lane's server does not answer, and mostly it is the same. Whether it is can
 		// be known in a moment, but not before this op would have to wait for it.
 		s.stats.Unavailable.Add(1)
-		s.probe(now)
+		if s.state == idle {
+			s.probe(now)
+		}
 		s.turnAway(op)
 		return
 	case op.Deadline != 0 && op.Deadline <= now:
@@ -159,6 +161,9 @@ func (s *Store) Do(op *queue.Op) {
 	s.gauge()
 	if op.Deadline != 0 {
 		s.arm(op.Deadline - expireAhead)
+	}
+	if s.state == down {
+		s.armGiveBack()
 	}
 	if s.state == idle && !s.armed {
 		s.armed = true
@@ -200,10 +205,10 @@ func (s *Store) turnAway(op *queue.Op) {
 	}
 }
 
-// suspected says that an idle lane must first hear from its server: another one's does not
-// answer.
+// suspected says that a lane that holds nothing must first hear from its server: another
+// one's does not answer. One that holds something takes more, which would overtake it.
 func (s *Store) suspected() bool {
-	return s.work.GiveBack && s.state == idle && !s.armed && s.heardAt < s.db.hungAt()
+	return s.work.GiveBack && (s.state == idle || s.state == probing) && s.gather.held == 0 && s.heardAt < s.db.hungAt()
 }
 
 // giveBackNow is giveBack at the end of a pass, unless a connection came first.
