@@ -282,8 +282,8 @@ func (b *PopBatch) plan(now time.Duration) {
 }
 
 // hurry says whether the batch has used a quarter of its time: others wait for their turn too.
-// Then all that is left is tried in one more step, and what finds that full is answered
-// without messages, and told to look again in a moment.
+// Then what found the last step full is answered without messages, and told to look again
+// in a moment; what was in no step yet is tried in one more.
 func (b *PopBatch) hurry(now time.Duration) bool {
 	if b.giveUp == 0 {
 		b.giveUp = now + b.left(now)/4
@@ -510,6 +510,7 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		switch kind {
 		case claimPop:
 			b.learn(now)
+			b.final = b.final || now >= b.giveUp
 			b.committed()
 		case undoPop:
 			b.undo = b.undo[:0]
