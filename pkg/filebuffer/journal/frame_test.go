@@ -70,14 +70,15 @@ func FuzzFrame(f *testing.F) {
 			last = rec.Seq
 			n++
 		}
-		if s := j.Stats(); s.Last != last || s.Errors != 0 {
+		s := j.Stats() // a seal says how many there were, of which some may be damaged
+		if s.Last < last || s.Last > last && s.Quarantined == 0 || s.Errors != 0 {
 			t.Fatalf("%+v, the last one was %d", s, last)
 		}
 		if len(inspected) != 1 || inspected[0].Records != n || inspected[0].Last != last || inspected[0].Err != nil {
 			t.Fatalf("%+v, %d were read up to %d", inspected, n, last)
 		}
-		if first := mustAppend(t, j, group(1, 1)); first != last+1 {
-			t.Fatal(first, last)
+		if first := mustAppend(t, j, group(1, 1)); first != s.Last+1 {
+			t.Fatal(first, s.Last)
 		}
 		if !bytes.Equal(b, before) {
 			t.Fatal("the bytes have changed")
