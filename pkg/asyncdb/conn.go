@@ -51,6 +51,7 @@ func (c *conn) opened(write func([]byte) error, shut func()) {
 	s.stats.Connects.Add(1)
 	if !s.suspect {
 		s.db.laneUp(s.id, c.link.about)
+		s.db.reachable()
 	}
 	s.arm(now + s.db.config.ProbeAfter)
 	s.advance(now)
@@ -281,6 +282,13 @@ func (s *Store) redial(now time.Duration) {
 	}
 	s.dialAt = now + backoff(s.attempts, rand.Float64())
 	s.arm(s.dialAt)
+}
+
+// dialSoon makes the next attempt now: another lane has come through.
+func (s *Store) dialSoon() {
+	if s.state == down && !s.dialing && !s.closed {
+		s.dial(s.sv.Now())
+	}
 }
 
 // backoff is how long to wait after so many attempts; chance is in [0, 1).

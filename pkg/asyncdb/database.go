@@ -32,6 +32,7 @@ type Database struct {
 	silentAt atomic.Int64
 
 	mu     sync.Mutex
+	stores []*Store // of lanes, by their numbers
 	lanes  []lane
 	warned map[string]bool // warnings that were said, once in the life of the process
 	said   map[string]bool // set-up errors that were said in this outage
@@ -112,18 +113,31 @@ func (db *Database) count() (open, connected int) {
 }
 
 // enlist gives a new store its number.
-func (db *Database) enlist() int {
+func (db *Database) enlist(s *Store) int {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.lanes = append(db.lanes, laneNew)
+	db.stores = append(db.stores, s)
 	return len(db.lanes) - 1
+}
+
+// reachable has the stores that wait for their next attempt to connect make it now: one of
+// them has come through.
+func (db *Database) reachable() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for id, s := range db.stores {
+		if db.lanes[id] == laneLost {
+			s.sv.Post(s.dialSoonFn)
+		}
+	}
 }
 
 // leave is called when a store has ended.
 func (db *Database) leave(id int) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	db.lanes[id] = laneLeft
+	db.lanes[id], db.stores[id] = laneLeft, nil
 }
 
 // laneUp is called when a store has a connection that works.

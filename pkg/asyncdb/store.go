@@ -42,6 +42,7 @@ type Store struct {
 	fireFn  func()        // fire, as a value that is made once
 
 	giveBackFn func()      // giveBackNow, likewise
+	dialSoonFn func()      // dialSoon, likewise
 	out        []byte      // scratch: the bytes of one step
 	parsed     []bool      // scratch: its statements that are sent with a Parse
 	late       []*queue.Op // scratch: ops whose deadline came
@@ -105,7 +106,7 @@ func (db *Database) Store(sv Services, work Work) *Store {
 func (db *Database) newStore(sv Services, work Work) *Store {
 	work.FrameBytesMax = or(work.FrameBytesMax, FrameBytesMaxDefault)
 	s := &Store{
-		db: db, sv: sv, id: db.enlist(), work: work,
+		db: db, sv: sv, work: work,
 		gather:  newGather(db.config.Limits),
 		current: work.NewBatch(), spare: work.NewBatch(),
 		downSince: sv.Now(),
@@ -115,7 +116,8 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	for _, name := range work.Prepare {
 		s.prepared[name] = true
 	}
-	s.fireFn, s.dialFn, s.giveBackFn = s.fire, s.connectAndAttach, s.giveBackNow
+	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow
+	s.id = db.enlist(s)
 	return s
 }
 
