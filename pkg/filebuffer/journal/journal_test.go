@@ -196,6 +196,69 @@ func TestAFailedSyncIsMadeUpForInANewSegment(t *testing.T) {
 	}
 }
 
+// A segment that could not be published may be there all the same, and makes void what
+// the one before it would get afterwards.
+func TestWhatFollowsAFailedSegmentIsNotVoid(t *testing.T) {
+	t.Parallel()
+	f := func(op faultfs.Op, how faultfs.How) {
+		t.Helper()
+		fs := faultfs.New()
+		o := journal.Options{Dir: dir, FS: fs, SegmentBytes: 4 << 10}
+		j := mustOpen(t, o)
+		mustAppend(t, j, group(3, 100))
+		fs.Break(faultfs.Remove, syscall.EIO)
+		fs.Fail(op, 1, how, syscall.EIO)
+		fs.Fail(op, 2, how, syscall.EIO)
+		if _, err := j.Append(1, group(5, 1000)); !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		fs.Heal()
+		if first := mustAppend(t, j, [][]byte{[]byte("small")}); first != 4 {
+			t.Fatal(first)
+		}
+		fs.Kill()
+		all := readAll(t, mustOpen(t, o))
+		if len(all) != 4 || string(all[3].Payload) != "small" {
+			t.Fatal(op, seqs(all), fs.Names())
+		}
+	}
+	f(faultfs.Rename, faultfs.Before)
+	f(faultfs.Rename, faultfs.After)
+	f(faultfs.SyncDir, faultfs.Before)
+}
+
+func TestWhatIsLeftOfAnAbandonedEndIsNeverRead(t *testing.T) {
+	t.Parallel()
+	fs := faultfs.New()
+	o := journal.Options{Dir: dir, FS: fs, SegmentBytes: 4 << 10}
+	j := mustOpen(t, o)
+	mustAppend(t, j, group(3, 100))
+	fs.Fail(faultfs.Sync, 1, faultfs.Before, syscall.EIO)
+	fs.Fail(faultfs.Truncate, 1, faultfs.Before, syscall.EIO)
+	mustAppend(t, j, group(2, 100))
+	fs.Kill()
+	f := func(want string) {
+		t.Helper()
+		if got := seqs(readAll(t, mustOpen(t, o))); got != want {
+			t.Fatal(got)
+		}
+		fs.Kill()
+		got := ""
+		must(t, journal.Read(dir, fs, func(r journal.Record) error {
+			got += fmt.Sprint(r.Seq, " ")
+			return nil
+		}))
+		if got != want {
+			t.Fatal(got)
+		}
+	}
+	f("1 2 3 4 5 ")
+	content := fs.Content(firstName)
+	content[32+2*136+50] ^= 1 // the last record before that end
+	fs.Put(firstName, content)
+	f("1 2 4 5 ")
+}
+
 func TestALargeRecordSurvives(t *testing.T) {
 	t.Parallel()
 	o := journal.Options{Dir: t.TempDir()}
