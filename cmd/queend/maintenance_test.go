@@ -43,6 +43,7 @@ func TestPopsAreStoppedForAllProcessesAndGoOn(t *testing.T) {
 	}
 
 	a.says("POST", popMaintenance, `{"enabled":true}`, 200, `{"message":"Pop maintenance mode ENABLED. All POP operations will return empty arrays.","popMaintenanceMode":true}`)
+	a.says("GET", "/api/v1/pop/queue/empty", "", 200, nothingPaused) // at once
 	a.stopsPops(true)
 	b.stopsPops(true)
 	for _, partition := range []string{"p", "p2", "p3"} {
