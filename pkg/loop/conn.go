@@ -364,6 +364,7 @@ func (c *conn) settle() {
 		c.out = append(c.buffer(), "HTTP/1.1 100 Continue\r\n\r\n"...)
 	}
 	c.flush()
+	c.loop.shed()
 	if c.phase == closed {
 		return
 	}
@@ -405,11 +406,41 @@ func (c *conn) flush() {
 			c.close()
 		}
 	}
-	if c.unsent() == 0 && c.out != nil {
+	switch {
+	case c.unsent() == 0 && c.out != nil:
 		l.give(c.out)
 		c.out, c.sent, c.blocked = nil, 0, false
+	case c.blocked && c.sent > shrinkBytes && c.sent > cap(c.out)/2:
+		// The kernel has most of it: what may be kept for long is kept small.
+		c.out, c.sent = append(make([]byte, 0, c.unsent()), c.out[c.sent:]...), 0
 	}
 	c.weigh()
+}
+
+// shrinkBytes is how much of an answer must have been written for the rest to be moved.
+const shrinkBytes = 64 << 10
+
+// shed closes connections whose clients do not read while more is unsent than a loop
+// keeps: first the one that has not moved for longest. A single one may be above the bound.
+func (l *Loop) shed() {
+	for l.outbound > l.server.options.OutboundBytesMax {
+		var victim *conn
+		blocked := 0
+		for _, c := range l.slow {
+			if !c.full || c.weighed == 0 {
+				continue
+			}
+			blocked++
+			if victim == nil || c.outMoved < victim.outMoved {
+				victim = c
+			}
+		}
+		if blocked < 2 {
+			return
+		}
+		l.count.readersClosed.Add(1)
+		victim.abort()
+	}
 }
 
 // weigh corrects what the loop counts as unsent for slow readers.

@@ -707,6 +707,36 @@ func TestALoopKeepsBoundedOutputForAllItsReaders(t *testing.T) {
 	eventually(t, "some are closed", func() bool { return b.Stats().ReadersClosed > 0 })
 }
 
+// One answer each, and none of them read: those that have not moved for longest go, and
+// the last one stays, whatever its size.
+func TestReadersThatDoNotReadGoWhenTheLoopKeepsTooMuch(t *testing.T) {
+	b := newBench(t, Options{OutboundBytesMax: 2 << 20})
+	big := strings.Repeat("x", 6<<20)
+	l := b.Loops()[0]
+	blocked := func(n int) {
+		t.Helper()
+		eventually(t, "the kernel is full", func() (full bool) {
+			on(t, l, func() { full = len(l.conns) == n && l.outbound > 0 })
+			return full
+		})
+	}
+	for i := range 4 {
+		c := b.dial()
+		_ = c.SetReadBuffer(4096)
+		c.send(get("/hold?narrow"))
+		b.reply(b.take(), 200, big)
+		blocked(1)
+		if got := b.Stats().ReadersClosed; got != uint64(i) {
+			t.Fatalf("%d readers were closed after %d answers", got, i+1)
+		}
+	}
+	on(t, l, func() {
+		if c := l.conns[0]; cap(c.out) > 6<<20+1<<16 || l.outbound != cap(c.out) {
+			t.Errorf("%d bytes are kept, %d are weighed", cap(c.out), l.outbound)
+		}
+	})
+}
+
 func TestASlowReaderGetsAllOfALargeAnswer(t *testing.T) {
 	b := newBench(t, Options{})
 	c := b.dial()

@@ -62,8 +62,10 @@ type Options struct {
 	// divided by Loops, at least twice the largest request). More: 503, and close.
 	InboundBytesMax int
 	// OutboundBytesMax is how many unsent bytes one loop keeps for readers that are slow
-	// (256 MiB divided by Loops). More: the next connection that gets an answer although
-	// it has not read the one before is closed.
+	// (64 MiB divided by Loops), beside what the kernel keeps for each. More: the
+	// connection that has not moved for longest is closed, and so on until it is less, and
+	// one that gets an answer although it has not read the one before. A single connection
+	// may have more.
 	OutboundBytesMax int
 	// HalfClosedMax is how many connections of one loop may wait for an answer after
 	// their client has shut down its sending side (1,000). More are closed.
@@ -134,7 +136,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.InboundBytesMax = max(256<<20/o.Loops, 2*request)
 	}
 	if o.OutboundBytesMax == 0 {
-		o.OutboundBytesMax = 256 << 20 / o.Loops
+		o.OutboundBytesMax = 64 << 20 / o.Loops
 	}
 	times := []struct {
 		name  string
