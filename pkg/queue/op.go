@@ -125,7 +125,7 @@ type UUID [16]byte
 
 // popRowsMost is what a pop counts at most, so that one that asks for many messages, and
 // mostly finds few, can still share a batch.
-const popRowsMost = 100
+const popRowsMost = 10
 
 // Rows is how much work the op is, for bounds on batches: its messages or acks, those that
 // it asks for, at least 1.
