@@ -1,14 +1,17 @@
 // Command queend is the message queue server. This file is the program's outline;
 // server.go is the wiring, config.go the only reader of flags and environment.
 //
-//	                  ┌── loop 0 ──────────────────────────────────────────┐
-//	acceptor ─ conns ─┤  router 0 ─→ asyncdb store 0 ─ lane ─────────────────┼─→ PostgreSQL
-//	                  │          └─→ pooldb store 0 ─┐                     │
-//	                  └───────────────────────────────┼─────────────────────┘
-//	                  ┌── loop 1 …                    └→ goroutines, pgxpool ─→ PostgreSQL
+//	                  ┌── loop 0 ─────────────────────────────────────────────────────────┐
+//	acceptor ─ conns ─┤  router 0 ─→ long poll 0 ─┬─→ file buffer 0 ─→ asyncdb lanes 0 ─────┼─→ PostgreSQL
+//	                  │                           └─→ file buffer 0 ─→ pooldb store 0 ─┐  │
+//	                  └─────────────────────────────────────│──────────────────────────│──┘
+//	                  ┌── loop 1 …                          │                          └→ goroutines, pgxpool ─→ PostgreSQL
+//	                                                        ↓ when PostgreSQL is away
+//	                                 writer ─→ disk ─→ drain ─→ replay lane, on one of the loops ─→ PostgreSQL
 //
-// Start, in this order: log, private PostgreSQL (if asked for), loops and listener,
-// schema (until then pushes hear 503), stores, READY to systemd. Stop in reverse.
+// Start, in this order: log, private PostgreSQL (if asked for), file buffer, loops and
+// listener (pushes go to disk from here on), schema, lanes, drain. READY is told to systemd
+// when the lanes are connected, or before, when pushes can be buffered. Stop in reverse.
 package main
 
 import (
