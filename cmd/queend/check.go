@@ -40,7 +40,7 @@ func exitStatus(args []string, err error) int {
 	switch {
 	case errors.As(err, &unchecked):
 		return statusUnchecked
-	case !errors.Is(err, errFound) && len(args) > 0 && args[0] == "check":
+	case !errors.Is(err, errFound) && (len(args) > 0 && args[0] == "check" || len(args) > 1 && args[0] == "buffer" && args[1] == "verify"):
 		return statusUnchecked // its arguments make no sense
 	}
 	return statusFound

@@ -153,7 +153,7 @@ func (s *server) readKey() (err error) {
 
 // bufferedStart is how long a start waits for PostgreSQL before it is complete without it,
 // if there is a file buffer.
-const bufferedStart = 700 * time.Millisecond
+const bufferedStart = 400 * time.Millisecond
 
 // patience tells systemd how a start goes that takes long: it is complete when pushes are
 // written to disk meanwhile, and else needs more time (sd_notify(3)).

@@ -270,15 +270,17 @@ func (d *drainer) unreadable(rec *journal.Record, err error) {
 // deliver stores the window, whatever it takes, and lets go of its records.
 func (d *drainer) deliver() {
 	items := plant(d.op.Items)
+	b := d.b
+	aside := b.stats.Poisoned.Load()
 	if len(items) > 0 && !d.store(items, d.op.Cost) {
 		return // stopping
 	}
 	n := len(d.op.Items)
-	b := d.b
+	stored := n - int(b.stats.Poisoned.Load()-aside)
 	if err := b.journal.Release(d.last); err != nil {
 		b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
 	}
-	b.stats.Drained.Add(uint64(n))
+	b.stats.Drained.Add(uint64(stored))
 	b.stats.Pending.Add(-int64(n))
 	b.mu.Lock()
 	b.gate.remove(d.op.Items)

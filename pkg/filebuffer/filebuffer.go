@@ -123,6 +123,7 @@ type Buffer struct {
 	writer     sync.WaitGroup
 	drainer    sync.WaitGroup
 	poison     poison
+	complaint  complaint
 	since      atomic.Int64 // the buffer was not empty since then (loop clock); 0: it is
 }
 
@@ -146,7 +147,7 @@ func Open(o Options) (*Buffer, error) {
 		writerWake: make(chan struct{}, 1), drainWake: make(chan struct{}, 1),
 		scanned: make(chan struct{}), opened: make(chan struct{}),
 	}
-	b.gate.all = 1 // until the scan has ended
+	b.clear.Store(true)
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	err := b.open()
 	var locked *journal.LockedError
@@ -178,6 +179,8 @@ func (b *Buffer) open() error {
 	}
 	b.mu.Lock()
 	b.journal = j
+	b.gate.all++ // until the scan has ended
+	b.clear.Store(false)
 	b.mu.Unlock()
 	close(b.opened)
 	b.writer.Go(b.write)

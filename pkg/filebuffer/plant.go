@@ -12,14 +12,23 @@ import (
 // planted counts the batches that a fault could have been planted in.
 var planted atomic.Int64
 
-// plant spoils about every third batch of the drain, as QUEEND_PLANT says: drop loses a
-// message, twice delivers one twice, swap delivers two of a partition in the wrong order.
-// It is in no binary that is not built for it.
+// plant spoils batches of the drain, as QUEEND_PLANT says: drop loses a message of every
+// third one, twice delivers one of every third twice, swap delivers the first and the last
+// of each partition of a batch in the wrong order. It is in no binary that is not built
+// for it.
 func plant(items []queue.Item) []queue.Item {
-	if len(items) == 0 || planted.Add(1)%3 != 1 {
+	if len(items) == 0 {
 		return items
 	}
-	switch os.Getenv("QUEEND_PLANT") {
+	what := os.Getenv("QUEEND_PLANT")
+	if what == "swap" {
+		swap(items)
+		return items
+	}
+	if planted.Add(1)%3 != 1 {
+		return items
+	}
+	switch what {
 	case "drop":
 		return append([]queue.Item(nil), items[1:]...)
 	case "twice":
@@ -27,15 +36,21 @@ func plant(items []queue.Item) []queue.Item {
 		again.TransactionID = append([]byte("again-"), again.TransactionID...)
 		again.ID[15] ^= 1
 		return append(append([]queue.Item(nil), items...), again)
-	case "swap":
-		for i := range items {
-			for j := i + 1; j < len(items); j++ {
-				if same(&items[i], &items[j]) {
-					items[i].ID, items[j].ID = items[j].ID, items[i].ID
-					return items
-				}
-			}
-		}
 	}
 	return items
+}
+
+// swap exchanges ids, which are the order within a transaction.
+func swap(items []queue.Item) {
+	last := map[string]int{}
+	for i := range items {
+		last[string(items[i].Queue)+"\x00"+string(items[i].Partition)] = i
+	}
+	for i := range items {
+		key := string(items[i].Queue) + "\x00" + string(items[i].Partition)
+		if j := last[key]; j > i {
+			items[i].ID, items[j].ID = items[j].ID, items[i].ID
+		}
+		delete(last, key)
+	}
 }

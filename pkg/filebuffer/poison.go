@@ -3,6 +3,7 @@ package filebuffer
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -39,7 +40,18 @@ type poison struct {
 }
 
 func (p *poison) open() (err error) {
-	p.file, err = os.OpenFile(filepath.Join(p.dir, PoisonFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p.file, err = os.OpenFile(filepath.Join(p.dir, PoisonFile), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := p.file.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	var last [1]byte
+	if _, err = p.file.ReadAt(last[:], info.Size()-1); err == nil && last[0] != '\n' {
+		_, err = p.file.WriteString("\n") // a line that was being written at a crash
+	}
 	return err
 }
 
@@ -72,8 +84,12 @@ func (p *poison) add(line Poisoned) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, err := p.file.Write(text.Bytes()); err != nil {
+	info, err := p.file.Stat()
+	if err != nil {
 		return err
+	}
+	if _, err := p.file.Write(text.Bytes()); err != nil {
+		return errors.Join(err, p.file.Truncate(info.Size())) // the next try begins a line
 	}
 	return p.file.Sync()
 }

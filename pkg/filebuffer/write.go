@@ -2,6 +2,7 @@ package filebuffer
 
 import (
 	"slices"
+	"time"
 
 	"github.com/queend/queend/pkg/queue"
 )
@@ -164,13 +165,30 @@ func (b *Buffer) say(before, now error, first bool, why string) {
 		b.since.Store(int64(b.o.Now()))
 		b.o.Log.Warn().Str("dir", b.o.Dir).Msg(why + ": pushes are written to disk and delivered later")
 	}
-	switch {
-	case now != nil && (before == nil || before.Error() != now.Error()):
+	if now != nil {
 		b.stats.WriteErrors.Add(1)
+	}
+	if (before == nil) == (now == nil) || !b.complaint.mayBegin(b.o.Now()) {
+		return // at its bound it takes small pushes and no large ones: that is said once
+	}
+	if now != nil {
 		b.o.Log.Error().Err(now).Str("dir", b.o.Dir).Msg("the file buffer cannot be written: pushes that need it hear 503; what is in it stays")
-	case now != nil:
-		b.stats.WriteErrors.Add(1)
-	case before != nil:
+	} else {
 		b.o.Log.Info().Str("dir", b.o.Dir).Msg("the file buffer can be written again")
 	}
+}
+
+// complaint keeps what comes and goes often out of the log. It belongs to the writer.
+type complaint struct{ saidAt time.Duration }
+
+// complainEvery is how often the log says that the buffer cannot be written, or can be
+// again.
+const complainEvery = time.Minute
+
+func (c *complaint) mayBegin(now time.Duration) bool {
+	if c.saidAt != 0 && now-c.saidAt < complainEvery {
+		return false
+	}
+	c.saidAt = now
+	return true
 }
