@@ -17,16 +17,14 @@ const (
 	sealBytes   = 32
 )
 
-// segmentOf makes a directory in which the first segment has n records of these sizes,
-// taken in turns. The segment is the newest one, or others follow.
+// specimen is a directory, as a journal left it, whose first segment is to be damaged.
 type specimen struct {
-	t        *testing.T
-	bytes    int64 // the segment's
-	records  [][]byte
-	ends     []int // of the frames
-	content  []byte
-	files    map[string][]byte // all of them
-	position []byte
+	t       *testing.T
+	bytes   int64 // the segment's
+	records [][]byte
+	ends    []int // of the frames
+	content []byte
+	files   map[string][]byte // all of them
 }
 
 const firstName = dir + "/00000000000000000001.queend"

@@ -263,8 +263,10 @@ func (w *world) scenario() {
 	w.t.Helper()
 	step := func(err error) {}
 	for life := range 3 {
-		if w.tryOpen() != nil && w.tryOpen() != nil {
-			return
+		if err := w.tryOpen(); err != nil {
+			if err = w.tryOpen(); err != nil {
+				return
+			}
 		}
 		for i := range 8 {
 			sizes := [][]int{{10}, {300, 0, 7}, {100, 900}, {1200}, {40, 41, 42, 43}, {3000}, {8, 500}, {700, 1}}[i]
