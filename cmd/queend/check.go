@@ -36,12 +36,13 @@ func (e uncheckedError) Unwrap() error { return e.error }
 
 // exitStatus is the exit status of a program that ends with err.
 func exitStatus(args []string, err error) int {
+	checks := len(args) > 0 && args[0] == "check" || len(args) > 1 && args[0] == "buffer" && args[1] == "verify"
 	var unchecked uncheckedError
 	switch {
-	case errors.As(err, &unchecked):
+	case errors.Is(err, errFound), errors.Is(err, errDamaged):
+		return statusFound
+	case errors.As(err, &unchecked), checks: // or its arguments make no sense
 		return statusUnchecked
-	case !errors.Is(err, errFound) && (len(args) > 0 && args[0] == "check" || len(args) > 1 && args[0] == "buffer" && args[1] == "verify"):
-		return statusUnchecked // its arguments make no sense
 	}
 	return statusFound
 }
