@@ -220,6 +220,59 @@ func TestVerifyFindsDamageAndSaysWhereItIs(t *testing.T) {
 	}
 }
 
+func TestVerifyRaisesNoFalseAlarmWhileAServerWritesAndDelivers(t *testing.T) {
+	dir, db := t.TempDir(), postgrestest.Database(t)
+	if code, output := runToEnd(t, []string{"migrate", "apply"}, "DATABASE_URL="+db); code != 0 {
+		t.Fatal(output)
+	}
+	sql(t, db, `CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END';
+		CREATE TRIGGER slowly AFTER INSERT ON queen.messages FOR EACH STATEMENT EXECUTE FUNCTION slowly()`)
+	p := launch(t, nowhere, "FILE_BUFFER_DIR="+dir, "QUEEND_FILE_BUFFER_SEGMENT_BYTES=1000000")
+	p.await("listening")
+	filling := strings.Repeat("x", 50_000)
+	done := make(chan *stream, 1)
+	go func() {
+		s := newStream(t, "p")
+		defer func() { done <- s }()
+		for range 300 {
+			s.try(p, routes[0], filling)
+		}
+	}()
+	var s *stream
+	for s == nil {
+		select {
+		case s = <-done:
+		default:
+			isWhole(t, dir, "")
+		}
+	}
+	p.kill()
+	p = start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir, "QUEEND_FILE_BUFFER_SEGMENT_BYTES=1000000")
+	for left := 1; left > 0; left = contents(t, dir).Messages {
+		isWhole(t, dir, "")
+	}
+	s.arrives(p)
+	if len(s.ids) != 300 {
+		t.Errorf("only %d were buffered", len(s.ids))
+	}
+}
+
+// A crash in the middle of a line leaves it without an end.
+func TestTheLinesOfThePoisonFileAreFoundBehindATornOne(t *testing.T) {
+	dir := t.TempDir()
+	line := func(id string) string {
+		return `{"time":"2026-01-02T03:04:05Z","reason":"no","queue":"q","partition":"p","transactionId":"` + id + `","payload":{"n":1}}` + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, filebuffer.PoisonFile), []byte(line("a")+line("torn")[:60]+line("b")+line("c")[:70]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all := exported(t, dir, []string{"--poison"})
+	if len(all) != 2 || all[0].TransactionID != "a" || all[1].TransactionID != "b" {
+		t.Errorf("%+v", all)
+	}
+	isWhole(t, dir, "note: 2 lines of poison.jsonl cannot be read")
+}
+
 func TestTheBufferCommandsSayInSentencesWhatIsWrong(t *testing.T) {
 	dir := t.TempDir()
 	f := func(code int, sentence, dir string, args ...string) {

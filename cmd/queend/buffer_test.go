@@ -208,7 +208,7 @@ func TestACommitWhoseAnswerWasLostIsNotDoubledByTheBuffer(t *testing.T) {
 	db := server.URL("postgres")
 	hole := newBlackHole(t, server.Port())
 	through := strings.Replace(server.TCPConnString("postgres"), fmt.Sprintf("port=%d", server.Port()), fmt.Sprintf("port=%d", hole.port()), 1)
-	p := start(t, "DATABASE_URL="+through, "DB_FAILOVER_MS=2000", "NUM_WORKERS=1")
+	p := start(t, "DATABASE_URL="+through, "DB_FAILOVER_MS=4000", "NUM_WORKERS=1")
 	s := newStream(t, "p")
 	s.push(p, routes[0], 2, "queued", "buffered")
 	s.arrives(p)
@@ -372,7 +372,8 @@ func TestInMaintenanceModeAllProcessesBufferAndNothingIsStoredUntilItIsOver(t *t
 	ps := []*process{start(t, env[0]...), start(t, env[1]...)}
 	streams := []*stream{newStream(t, "a"), newStream(t, "b")}
 	for i, s := range streams {
-		s.push(ps[i], routes[0], 3, "queued")
+		s.push(ps[i], routes[0], 3, "queued", "buffered")
+		ps[i].delivers()
 	}
 	status, _, text := ps[0].ask("POST", maintenance, `{"enabled":true}`)
 	if status != 200 || text != `{"bufferHealthy":true,"bufferedMessages":0,"maintenanceMode":true,"message":"Maintenance mode ENABLED. All PUSHes routing to file buffer."}` {
