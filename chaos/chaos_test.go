@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,46 +15,137 @@ import (
 	"github.com/queend/queend/chaos/world"
 )
 
-// The short form of rows 14 and 4: a few faults of each on one PostgreSQL, from fixed
-// seeds. Nothing in it is about time: what is slow on a busy machine is late, not wrong.
+// The short forms of the rows that take seconds: a few faults of each on one PostgreSQL,
+// from fixed seeds. Nothing in it is about time: what is slow on a busy machine is late, not
+// wrong.
 func TestAFewFaultsBreakNothing(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	w, err := world.Open(ctx, "", true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	size := load.Size{Rate: 30, Producers: 4, Consumers: 1, Movers: 1, Partitions: 6, Pad: 100}
 	f := func(name string, seed uint64, run func(context.Context, *Trial) error) {
 		t.Helper()
-		trial := newTrial(w, seed, size, t.TempDir())
-		trial.Timed = false
-		trial.Say = func(format string, args ...any) { t.Logf(name+": "+format, args...) }
+		trial := short(t, w, name, seed)
 		if err := run(ctx, trial); err != nil {
 			t.Errorf("%s, seed %d: %v", name, seed, err)
 		}
-		for _, v := range trial.Violations {
-			t.Errorf("%s, seed %d: %v", name, seed, v)
-		}
-		if trial.Messages == 0 || trial.Deliveries == 0 {
+		tell(t, name, trial)
+		if trial.Messages == 0 {
 			t.Errorf("%s, seed %d: %d messages, %d deliveries", name, seed, trial.Messages, trial.Deliveries)
 		}
-		t.Logf("%s: %d messages, %s; %s", name, trial.Messages, trial.Faults, strings.Join(trial.Remarks, "; "))
-		if t.Failed() {
-			logs, _ := filepath.Glob(filepath.Join(trial.Dir, "*.log"))
-			for _, path := range logs {
-				text, _ := os.ReadFile(path)
-				t.Logf("%s:\n%s", filepath.Base(path), text)
+	}
+	f("a backlog", 2, aBacklog)
+	f("kills, cuts, a hang, a black hole and a stop", 3, func(ctx context.Context, t *Trial) error {
+		return t.storm(ctx, Storm{Queends: 2, Lease: time.Second, Proxy: true, Wire: true}, func(ctx context.Context) error {
+			if err := t.kills(ctx, 2); err != nil {
+				return err
+			}
+			if err := t.cuts(ctx, 6); err != nil {
+				return err
+			}
+			if err := t.outage(ctx, "a hang of PostgreSQL", 0, func() error {
+				return errors.Join(t.world.Postgres.Pause(), t.buffering(ctx))
+			}, t.world.Postgres.Resume); err != nil {
+				return err
+			}
+			if err := t.blackHole(ctx, 0); err != nil {
+				return err
+			}
+			_, err := t.terminate(ctx, "up", nil)
+			return err
+		})
+	})
+	// A queend that loses a message, delivers one twice or swaps two is found out: so the checks
+	// are worth something.
+	for i, fault := range planted {
+		f(fault.name, uint64(10+i), func(ctx context.Context, t *Trial) error { return t.plant(ctx, fault.name, fault.promise) })
+	}
+	f("a failover", 4, func(ctx context.Context, t *Trial) error {
+		return t.storm(ctx, Storm{Queends: 1, Lease: time.Second, Pair: true}, t.failover)
+	})
+
+	disk, err := w.MakeDisk(diskBytes / 2)
+	if err != nil {
+		t.Logf("a full disk cannot be tried on this machine: %v", err)
+		return
+	}
+	defer disk.Remove()
+	f("a full disk", 5, func(ctx context.Context, t *Trial) error {
+		size := t.Size
+		size.Pad = 4000
+		storm := Storm{Queends: 1, Lease: time.Second, Size: &size, Buffers: []string{filepath.Join(disk.Dir, "buffer")}, Env: []string{smallSegments, "FILE_BUFFER_MAX_BYTES=1000000000"}}
+		return t.storm(ctx, storm, func(ctx context.Context) error {
+			_, err := t.fill(ctx, disk, false)
+			return err
+		})
+	})
+}
+
+// aBacklog is harmed in each way that this machine lets us.
+func aBacklog(ctx context.Context, t *Trial) error {
+	storm := Storm{Queends: 1, Lease: time.Second, Env: []string{smallSegments}, LostMax: itemsMax, Damaged: true}
+	image, err := t.world.MakeImage()
+	if err == nil {
+		t.atEnd = append(t.atEnd, image.Remove)
+		storm.Buffers = []string{filepath.Join(image.Dir, "buffer")}
+	} else {
+		t.remark("the power cannot be cut on this machine: %v", err)
+	}
+	return t.storm(ctx, storm, func(ctx context.Context) error {
+		if err := t.flipBits(ctx, 1); err != nil { // begins with a stop and ends with a replay
+			return err
+		}
+		if err := t.world.Postgres.Kill(); err != nil {
+			return err
+		}
+		if err := t.buffering(ctx); err != nil {
+			return err
+		}
+		if err := t.backlog(ctx, 300); err != nil {
+			return err
+		}
+		if image != nil {
+			if err := t.cutPower(ctx, image); err != nil {
+				return err
 			}
 		}
+		if err := t.otherVersions(ctx); err != nil { // stops or kills it, and starts both again
+			return err
+		}
+		if err := t.intruders(ctx); err != nil {
+			return err
+		}
+		_, err := t.kill(ctx, true)
+		return err
+	})
+}
+
+// short is a trial of the tests.
+func short(t *testing.T, w *world.World, name string, seed uint64) *Trial {
+	size := load.Size{Rate: 30, Producers: 4, Consumers: 1, Movers: 1, Partitions: 6, Pad: 100}
+	trial := newTrial(w, seed, size, t.TempDir())
+	trial.Timed = false
+	trial.Say = func(format string, args ...any) { t.Logf(name+": "+format, args...) }
+	return trial
+}
+
+// tell says what came of a trial.
+func tell(t *testing.T, name string, trial *Trial) {
+	t.Helper()
+	for _, v := range trial.Violations {
+		t.Errorf("%s, seed %d: %v", name, trial.Seed, v)
 	}
-	f("kills", 1, func(ctx context.Context, t *Trial) error {
-		return t.storm(ctx, Storm{Queends: 2, Lease: time.Second}, func(ctx context.Context) error { return t.kills(ctx, 3) })
-	})
-	f("cuts", 2, func(ctx context.Context, t *Trial) error {
-		return t.storm(ctx, Storm{Queends: 1, Lease: time.Second, Proxy: true}, func(ctx context.Context) error { return t.cuts(ctx, 8) })
-	})
+	t.Logf("%s: %d messages, %s; %s", name, trial.Messages, trial.Faults, strings.Join(trial.Remarks, "; "))
+	if t.Failed() {
+		logs, _ := filepath.Glob(filepath.Join(trial.Dir, "*.log"))
+		for _, path := range logs {
+			text, _ := os.ReadFile(path)
+			t.Logf("%s:\n%s", filepath.Base(path), text)
+		}
+	}
 }
 
 func TestEveryRowSaysWhatItDoes(t *testing.T) {
@@ -118,6 +210,31 @@ func TestPoisonIsWhatItSays(t *testing.T) {
 			t.Errorf("%s: broken for another reason: %s", kind.name, item)
 		}
 	}
+}
+
+func TestSlopes(t *testing.T) {
+	samples := []sample{{0, 0}, {0, 1 << 30}, {time.Hour, 100}, {2 * time.Hour, 200}, {3 * time.Hour, 300}}
+	if got := slopeOf(samples); got < 99 || got > 101 {
+		t.Errorf("the slope is %v", got)
+	}
+	if got := slopeOf(nil); got != 0 {
+		t.Errorf("the slope of nothing is %v", got)
+	}
+}
+
+func TestATrialIsBegunWhileThereIsBudget(t *testing.T) {
+	f := func(want bool, o options, soak bool, made int, spent time.Duration) {
+		t.Helper()
+		if got := o.goesOn(&Row{Soak: soak}, made, spent); got != want {
+			t.Errorf("%+v after %d trials and %v: %v", o, made, spent, got)
+		}
+	}
+	f(true, options{trials: 2}, false, 1, time.Hour)
+	f(false, options{trials: 2}, false, 2, 0)
+	f(true, options{trials: 2, budget: time.Hour}, false, 9, time.Minute)
+	f(true, options{budget: time.Hour}, false, 0, 2*time.Hour)
+	f(false, options{budget: time.Hour}, false, 1, time.Hour)
+	f(false, options{budget: time.Hour}, true, 1, 0)
 }
 
 func TestPercentiles(t *testing.T) {

@@ -21,6 +21,7 @@ const (
 	toldMax        = 2 * time.Second // by /health, from the first buffered answer
 	deliverBase    = 5 * time.Second // for a buffer to be empty, beside its messages
 	deliverRate    = 10_000          // messages a second
+	linesMax       = 60              // that a queend logs of one
 	replayJudged   = 20_000          // fewer messages are delivered too soon to measure how fast
 )
 
@@ -32,6 +33,7 @@ type outage struct {
 	empty     time.Duration // the buffers are; 0: they were not seen empty
 	backlog   int           // messages that waited when it ended
 	replayed  int           // from then until they were empty
+	lines     int           // that the queends logged meanwhile, all together
 	unhealthy map[int]time.Duration
 	healthy   map[int]time.Duration
 }
@@ -43,6 +45,7 @@ func (t *Trial) outage(ctx context.Context, name string, hold time.Duration, har
 	t.Say("%v: %s", t.clock.Now().Round(time.Millisecond), name)
 	stop := t.watchHealth(ctx, o)
 	defer stop()
+	o.lines = -t.logged()
 	o.from = t.clock.Now()
 	if err := harm(); err != nil {
 		return err
@@ -70,7 +73,16 @@ func (t *Trial) outage(ctx context.Context, name string, hold time.Duration, har
 			return nil
 		}
 	}
+	o.lines += t.logged()
 	return nil
+}
+
+// logged is how many lines the queends have logged so far.
+func (t *Trial) logged() (lines int) {
+	for _, q := range t.queends {
+		lines += q.Logged("\n")
+	}
+	return lines
 }
 
 // watchHealth notes when each queend says that it is ill, and that it is well again.
@@ -148,7 +160,11 @@ func (t *Trial) judgeOutage(h *history.History, o *outage) {
 			t.late("after %s %d messages a second were delivered", o.name, int(float64(o.replayed)/took.Seconds()))
 		}
 	}
+	text += fmt.Sprintf(", %d lines logged", o.lines)
 	t.remark("%s", text)
+	if o.lines > linesMax*len(t.queends) {
+		t.broken("I10", "%d lines were logged in %s by %d queends", o.lines, o.name, len(t.queends))
+	}
 	if unanswered > 0 {
 		t.broken("2xx", "%d of %d pushes were not answered in %s: %s", unanswered, pushes, o.name, example)
 	}

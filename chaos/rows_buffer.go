@@ -88,7 +88,7 @@ func (t *Trial) fill(ctx context.Context, disk *world.Disk, bound bool) (full sp
 	full.to = t.clock.Now()
 	if t.rng.IntN(2) == 0 {
 		t.Faults += " and a kill"
-		if _, err := t.kill(ctx, true); err != nil {
+		if _, err := t.kill(ctx, false); err != nil { // without PostgreSQL and without space it is not ready
 			return full, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/queend/queend/chaos/load"
 	"github.com/queend/queend/chaos/oracle"
 )
 
@@ -32,16 +33,15 @@ func (t *Trial) plant(ctx context.Context, fault, promise string) error {
 	if err != nil {
 		return err
 	}
-	storm := Storm{Queends: 1, Binary: binary, PushOnly: true, Env: []string{"QUEEND_PLANT=" + fault}}
+	// One producer and one partition, so that any two messages that are swapped have an order.
+	size := load.Size{Rate: 20, Producers: 1, Partitions: 1, Pad: 100}
+	storm := Storm{Queends: 1, Binary: binary, PushOnly: true, Size: &size, Env: []string{"QUEEND_PLANT=" + fault}}
 	err = t.storm(ctx, storm, func(ctx context.Context) error {
 		t.Faults = fault
 		if err := t.world.Postgres.Stop(); err != nil {
 			return err
 		}
-		if err := t.buffering(ctx); err != nil {
-			return err
-		}
-		if err := t.backlog(ctx, 300); err != nil {
+		if err := t.until(ctx, "some pushes are buffered", func() (bool, error) { return t.load.Buffered() > 20, nil }); err != nil {
 			return err
 		}
 		if err := t.world.Postgres.Restart(ctx); err != nil {

@@ -318,8 +318,12 @@ LEFT JOIN queen.partition_consumers c ON c.partition_id = l.partition_id AND c.c
 WHERE l.last_message_created_at > '-infinity'
   AND (c.last_consumed_created_at IS NULL OR (c.last_consumed_created_at, c.last_consumed_id) < (l.last_message_created_at, l.last_message_id))`
 
-// drainMax is how long a load may take to read all that is there.
-const drainMax = 90 * time.Second
+// drainMax is how long a load may take to read all that is there, and a second more for
+// each drainRate messages.
+const (
+	drainMax  = 90 * time.Second
+	drainRate = 100
+)
 
 // drain waits until all groups have read everything, twice in a row: a commit may come
 // late.
@@ -338,7 +342,9 @@ func (t *Trial) drain(ctx context.Context) bool {
 		return false
 	}
 	began, seen, left := time.Now(), 0, -1
-	for time.Since(began) < drainMax {
+	stored, _ := t.load.Stored()
+	limit := drainMax + time.Duration(stored/drainRate)*time.Second
+	for time.Since(began) < limit {
 		if err := t.conn.QueryRow(ctx, selectUndrained, queues, groups).Scan(&left); err != nil {
 			t.Say("draining: %v", err)
 			_ = t.conn.Close(ctx)

@@ -114,7 +114,7 @@ func (r *run) read(out io.Reader, file *os.File, listening chan<- string) {
 			case listening <- entry.Address:
 			default: // it says so twice
 			}
-		case !ready && strings.HasPrefix(entry.Message, "ready"):
+		case !ready && (strings.HasPrefix(entry.Message, "ready") || strings.HasPrefix(entry.Message, "listening without PostgreSQL")):
 			ready = true
 			close(r.ready)
 		}
