@@ -116,7 +116,11 @@ type Message struct {
 // Describe looks at all of a buffer's directory. The error is a *journal.VersionError when
 // a newer queend has written to it.
 func Describe(dir string) (*Contents, error) {
-	c := &Contents{Dir: dir, Holder: holder(dir)}
+	c := &Contents{
+		Dir: dir, Holder: holder(dir),
+		// No list is null in JSON.
+		Segments: []Segment{}, Queues: []QueueContents{}, Quarantine: []File{}, Taken: []File{}, Queens: []File{},
+	}
 	if _, err := os.ReadDir(dir); err != nil {
 		return nil, err
 	}
@@ -290,9 +294,10 @@ func (c *Contents) files() (err error) {
 }
 
 func filesIn(dir string, is func(name string) bool) (files []File, err error) {
+	files = []File{}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return files, nil
 	}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && is(e.Name()) {

@@ -14,8 +14,10 @@ import (
 // The drain's measures.
 const (
 	// windowRowsMax and windowBytesMax bound what one transaction of the drain stores; a
-	// larger record goes alone.
+	// larger record goes alone. A server that is too slow for so much gets less, down to
+	// windowRowsMin.
 	windowRowsMax  = 1000
+	windowRowsMin  = 10
 	windowBytesMax = 1 << 20
 
 	// closeRows is how small a batch must be that has read to the end, for the buffer to
@@ -50,10 +52,9 @@ func (b *Buffer) Drain(r Replay) {
 	b.drainer.Go(func() { b.drain(r) })
 }
 
-// scan puts what is on disk at the start into the gate.
-func (b *Buffer) scan() {
+// scan puts what is on disk at the start into the gate: the records up to end.
+func (b *Buffer) scan(end uint64) {
 	defer close(b.scanned)
-	end := b.journal.Stats().Last
 	r := b.journal.Reader()
 	var op queue.Op
 	n := 0
@@ -70,6 +71,9 @@ func (b *Buffer) scan() {
 		}
 		break
 	}
+	if b.ctx.Err() != nil {
+		return // it is not known what is there: everything stays gated
+	}
 	b.mu.Lock()
 	b.gate.all--
 	b.lift()
@@ -83,7 +87,7 @@ func (b *Buffer) scan() {
 // found puts a record into the gate, and says how many messages it holds. op is scratch.
 func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 	op.Items = op.Items[:0]
-	if queue.DecodeRecord(op, rec.Payload, nil) != nil {
+	if rec.Kind != kindPush || queue.DecodeRecord(op, rec.Payload, nil) != nil {
 		return 0 // the drain sets it aside
 	}
 	b.stats.Pending.Add(int64(len(op.Items)))
@@ -101,6 +105,7 @@ type drainer struct {
 	ahead  *journal.Record       // read, and not in a window yet
 	op     queue.Op              // the window
 	last   uint64                // the last record in it
+	rows   int                   // that it may have now
 	ids    map[string]queue.UUID // the last id of each partition in it
 	key    []byte                // scratch
 	done   chan struct{}
@@ -118,8 +123,10 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}, rows: windowRowsMax}
 	d.rate.begin(b.o.Now())
+	defer b.flushAll() // what is held waits for nothing now
+	defer b.reopen()
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
 			<-b.drainWaker()
@@ -231,15 +238,19 @@ func (d *drainer) read() (end bool) {
 			err = queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
 		}
 		if err != nil {
-			d.unreadable(rec, err)
-		} else if !d.rises(before) {
+			if !d.unreadable(rec, err) {
+				d.op.Reset()
+				d.last = 0
+				return false // stopping
+			}
+		} else if !d.rises(before) && before > 0 {
 			d.op.Items, d.op.Cost = d.op.Items[:before], cost
 			d.ahead = rec
 			return false
 		}
 		d.last = rec.Seq
 		size += len(rec.Payload)
-		if len(d.op.Items) >= windowRowsMax || size >= windowBytesMax {
+		if len(d.op.Items) >= d.rows || size >= windowBytesMax {
 			return false
 		}
 	}
@@ -262,9 +273,10 @@ func (d *drainer) rises(from int) bool {
 	return true
 }
 
-// unreadable sets a record aside that is whole, and makes no sense.
-func (d *drainer) unreadable(rec *journal.Record, err error) {
-	d.set(Poisoned{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
+// unreadable sets a record aside that is whole, and makes no sense. false: it was told to
+// stop.
+func (d *drainer) unreadable(rec *journal.Record, err error) bool {
+	return d.set(Poisoned{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
 }
 
 // deliver stores the window, whatever it takes, and lets go of its records.
@@ -311,8 +323,18 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 		if d.b.ctx.Err() != nil {
 			return false
 		}
+		if op.Fault.Code == queue.Unavailable && len(items) > 1 {
+			// PostgreSQL is there, and did not manage: it is slow, or one of the partitions is
+			// locked. Less at once does more.
+			d.rows = max(min(d.rows, len(items))/2, windowRowsMin)
+			half := len(items) / 2
+			return d.store(items[:half], cost) && d.store(items[half:], cost)
+		}
 	}
 	d.waits, d.good = false, true
+	if len(items) >= d.rows {
+		d.rows = min(d.rows+max(d.rows/4, 1), windowRowsMax)
+	}
 	d.b.stats.Batches.Add(1)
 	var bad []queue.Item
 	for i := range items {
@@ -327,8 +349,7 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 		if len(items) > 1 {
 			break // perhaps it alone would do
 		}
-		d.set(poisoned(&bad[0], bad[0].Error, time.Now()))
-		return true
+		return d.set(poisoned(&bad[0], bad[0].Error, time.Now()))
 	}
 	for i := range bad {
 		bad[i].Status, bad[i].Error = queue.Pending, ""
@@ -360,18 +381,20 @@ func (d *drainer) submit(op *queue.Op) {
 // OpDone implements queue.Completer; it runs on the replay's loop.
 func (d *drainer) OpDone(*queue.Op) { d.done <- struct{}{} }
 
-// set puts a line into the poison file, whatever it takes.
-func (d *drainer) set(line Poisoned) {
+// set puts a line into the poison file, whatever it takes. false: it was told to stop, and
+// what is not there must stay where it was.
+func (d *drainer) set(line Poisoned) bool {
 	d.b.stats.Poisoned.Add(1)
 	d.b.o.Log.Error().Str("reason", line.Reason).Str("queue", line.Queue).Str("partition", line.Partition).
 		Str("transactionId", line.TransactionID).Str("file", PoisonFile).Msg("a buffered message cannot be stored; it is set aside")
 	for d.b.ctx.Err() == nil {
 		err := d.b.poison.add(line)
 		if err == nil {
-			return
+			return true
 		}
 		d.trouble("the poison file cannot be written: " + err.Error())
 	}
+	return false
 }
 
 // trouble says, once, why the drain does not go on, and waits a moment.

@@ -177,6 +177,7 @@ func (b *Buffer) open() error {
 	if err := b.takeQueens(j); err != nil {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
+	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
 	b.mu.Lock()
 	b.journal = j
 	b.gate.all++ // until the scan has ended
@@ -184,7 +185,7 @@ func (b *Buffer) open() error {
 	b.mu.Unlock()
 	close(b.opened)
 	b.writer.Go(b.write)
-	b.drainer.Go(b.scan)
+	b.drainer.Go(func() { b.scan(end) })
 	return nil
 }
 

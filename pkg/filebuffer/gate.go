@@ -9,9 +9,10 @@ type gate struct {
 	overflown  bool           // one of them: there were more than GatedPartitionsMax
 	messages   int            // all of them
 	key        []byte         // scratch
+	most       int            // GatedPartitionsMax, or less in a test
 }
 
-func newGate() gate { return gate{partitions: map[string]int{}} }
+func newGate() gate { return gate{partitions: map[string]int{}, most: GatedPartitionsMax} }
 
 // keyOf is valid until the next call. No name holds a NUL, so that it is unambiguous.
 func (g *gate) keyOf(it *queue.Item) []byte {
@@ -48,7 +49,7 @@ func (g *gate) add(items []queue.Item) {
 		g.messages++
 		key := g.keyOf(it)
 		n, known := g.partitions[string(key)]
-		if !known && len(g.partitions) >= GatedPartitionsMax {
+		if !known && len(g.partitions) >= g.most {
 			if !g.overflown {
 				g.overflown = true
 				g.all++

@@ -46,7 +46,12 @@ func play(t *testing.T, script []byte) (errs, did []string) {
 	}
 	for len(p.script) > 0 && len(p.w.errs) == 0 {
 		p.step()
-		p.w.settle()
+		if p.choose(4) == 0 {
+			synctest.Wait() // the loops have something else to do
+		} else {
+			p.w.settle()
+			p.w.consistent()
+		}
 	}
 	p.w.quiet()
 	p.w.check()

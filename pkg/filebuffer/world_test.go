@@ -37,6 +37,8 @@ type world struct {
 	random *rand.Rand // for what a power cut leaves
 	errs   []string
 	lives  int
+	cost   int    // of each push at least
+	unread string // the next process waits for this file
 
 	loops  []*fakeLoop
 	lanes  []*fakeLane // one for each loop
@@ -81,6 +83,13 @@ type push struct {
 }
 
 func newWorld(t testing.TB, loops int, change ...func(*Options)) *world {
+	w := emptyWorld(t, change...)
+	w.boot(loops)
+	return w
+}
+
+// emptyWorld is one before its first process.
+func emptyWorld(t testing.TB, change ...func(*Options)) *world {
 	dir, err := os.MkdirTemp("", "filebuffer")
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +104,6 @@ func newWorld(t testing.TB, loops int, change ...func(*Options)) *world {
 	for _, f := range change {
 		f(&w.o)
 	}
-	w.boot(loops)
 	return w
 }
 
@@ -111,6 +119,10 @@ func (w *world) now() time.Duration { return time.Hour + time.Since(w.start) }
 func (w *world) boot(loops int) {
 	w.lives++
 	w.disk = &disk{FS: w.fs}
+	if w.unread != "" {
+		w.disk.hang()
+		w.disk.unread = w.unread
+	}
 	w.loops, w.lanes, w.replay = nil, nil, nil
 	for i := range loops {
 		l := &fakeLoop{w: w, life: w.lives, ids: uint64(w.random.IntN(50))}
@@ -360,7 +372,7 @@ func (w *world) push(producer, loop int, partitions ...string) *push {
 		p.op.Items = append(p.op.Items, it)
 		before = before || lane.has(m.partition)
 	}
-	p.op.Cost = 200 * len(partitions)
+	p.op.Cost = max(200*len(partitions), w.cost)
 	p.op.Accepted, p.op.Deadline = w.now(), w.now()+2*time.Second
 	p.op.Done = p
 	w.pushes = append(w.pushes, p)
@@ -602,6 +614,19 @@ func (w *world) quiet() {
 	w.flow()
 }
 
+// consistent checks what must be true whenever nothing is on its way to the disk.
+func (w *world) consistent() {
+	b := w.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if pending := b.stats.Pending.Load(); len(b.waiting)+len(b.writing) == 0 && int64(b.gate.messages) != pending {
+		w.errorf("%d messages wait on disk, and %d are gated", pending, b.gate.messages)
+	}
+	if b.clear.Load() && !b.gate.empty() {
+		w.errorf("it is clear, and %d messages are gated", b.gate.messages)
+	}
+}
+
 // check checks what must be true when all is quiet.
 func (w *world) check() {
 	b := w.b
@@ -698,6 +723,7 @@ type disk struct {
 
 	mu      sync.Mutex
 	hanging chan struct{} // syncs wait for it
+	unread  string        // not syncs, but reads of this file
 }
 
 func (d *disk) hang() {
@@ -725,22 +751,30 @@ func (d *disk) did(err error) error {
 	return err
 }
 
-func (d *disk) open(f journal.File, err error) (journal.File, error) {
+func (d *disk) open(name string, f journal.File, err error) (journal.File, error) {
 	if err != nil {
 		return nil, d.did(err)
 	}
-	return &diskFile{File: f, d: d}, nil
+	return &diskFile{File: f, d: d, name: filepath.Base(name)}, nil
 }
 
 func (d *disk) Create(name string) (journal.File, error) {
 	if d.dead.Load() {
 		return nil, syscall.EIO
 	}
-	return d.open(d.FS.Create(name))
+	f, err := d.FS.Create(name)
+	return d.open(name, f, err)
 }
 
-func (d *disk) Open(name string) (journal.File, error)      { return d.open(d.FS.Open(name)) }
-func (d *disk) OpenWrite(name string) (journal.File, error) { return d.open(d.FS.OpenWrite(name)) }
+func (d *disk) Open(name string) (journal.File, error) {
+	f, err := d.FS.Open(name)
+	return d.open(name, f, err)
+}
+
+func (d *disk) OpenWrite(name string) (journal.File, error) {
+	f, err := d.FS.OpenWrite(name)
+	return d.open(name, f, err)
+}
 
 func (d *disk) Rename(from, to string) error {
 	if d.dead.Load() {
@@ -765,7 +799,28 @@ func (d *disk) SyncDir(dir string) error {
 
 type diskFile struct {
 	journal.File
-	d *disk
+	d    *disk
+	name string
+}
+
+// wait waits while the disk hangs.
+func (f *diskFile) wait(read bool) {
+	f.d.mu.Lock()
+	hanging := f.d.hanging
+	if read != (f.d.unread != "") || read && f.d.unread != f.name {
+		hanging = nil
+	}
+	f.d.mu.Unlock()
+	if hanging != nil {
+		<-hanging
+	}
+}
+
+func (f *diskFile) ReadAt(b []byte, off int64) (int, error) {
+	if len(b) > 64 { // more than a header, which is read when a journal is opened
+		f.wait(true)
+	}
+	return f.File.ReadAt(b, off)
 }
 
 func (f *diskFile) WriteAt(b []byte, off int64) (int, error) {
@@ -791,12 +846,7 @@ func (f *diskFile) Allocate(size int64) error {
 }
 
 func (f *diskFile) Sync() error {
-	f.d.mu.Lock()
-	hanging := f.d.hanging
-	f.d.mu.Unlock()
-	if hanging != nil {
-		<-hanging
-	}
+	f.wait(false)
 	if f.d.dead.Load() {
 		return syscall.EIO
 	}

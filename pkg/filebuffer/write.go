@@ -94,6 +94,9 @@ func (b *Buffer) commit(group []*entry, records [][]byte) {
 	sizes := make([]int, len(group))
 	for i, e := range group {
 		sizes[i] = undecided(e.op)
+		if e.err != nil { // there is no record that would say it later
+			b.gate.removeUndecided(e.op.Items)
+		}
 	}
 	b.mu.Unlock()
 	var err error
@@ -125,12 +128,11 @@ func (b *Buffer) written(group []*entry, records [][]byte, sizes []int, err erro
 			if err != nil {
 				b.forget(records[next])
 			} else {
-				first = first || b.stats.Pending.Add(int64(sizes[i])) == int64(sizes[i])
+				pending := b.stats.Pending.Add(int64(sizes[i]))
+				first = first || pending == int64(sizes[i])
 				b.stats.Buffered.Add(uint64(sizes[i]))
 			}
 			next++
-		} else if e.op != nil {
-			b.gate.removeUndecided(e.op.Items)
 		}
 		e.store.done = append(e.store.done, e)
 		if !e.store.posted {
