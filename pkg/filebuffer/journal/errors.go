@@ -45,9 +45,10 @@ func (e *VersionError) Error() string {
 		e.Name, e.Version, segmentVersion)
 }
 
-// isFull tells whether the file system has no room.
+// isFull tells whether there is no room: in the file system, in our quota of it, or in
+// what one file may have.
 func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // isUnsupported tells whether the file system cannot do this at all.

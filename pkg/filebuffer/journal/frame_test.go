@@ -139,6 +139,11 @@ func TestInspectSaysWhatIsThere(t *testing.T) {
 	read(" c d e f g h i j k l m")
 	must(t, j.Close())
 	f(2, 4, 9, 12, 0, 0, true)
+	fs.Put(dir+"/00000000000000000013.queend", append(header(1, 13), journal.AppendFrame(nil, journal.Frame{Seq: 13})...))
+	if all := inspect(t, fs); len(all) != 4 || !all[2].Sealed || all[1].Sealed || all[3].Records != 1 || all[3].Sealed {
+		t.Fatalf("%+v", all)
+	}
+	must(t, fs.Remove(dir+"/00000000000000000013.queend"))
 	change("00000000000000000001.queend", 32+232+50)     // record 2
 	change("00000000000000000005.queend", 3)             // the header
 	change("00000000000000000005.queend", 32+3*232+50)   // record 8, the last one

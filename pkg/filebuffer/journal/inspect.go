@@ -109,6 +109,12 @@ func walkSegment(f File, s *segment, newest bool, info *SegmentInfo, each func(R
 			return err
 		}
 	}
+	if at.prev == s.last {
+		// All of an older segment is there; what is behind that is void, unless it is a seal.
+		if _, _, err := at.next(); err != nil && err != io.EOF {
+			return err
+		}
+	}
 	info.Sealed = at.sealed
 	return nil
 }

@@ -21,6 +21,7 @@ var manners = []struct {
 	{"ENOSPC", []faultfs.Op{faultfs.Create, faultfs.Write, faultfs.Sync, faultfs.Truncate, faultfs.Allocate,
 		faultfs.Rename, faultfs.Remove, faultfs.MakeDir, faultfs.SyncDir}, faultfs.Before, syscall.ENOSPC},
 	{"ENOSPC after the half", []faultfs.Op{faultfs.Write}, faultfs.Half, syscall.ENOSPC},
+	{"EFBIG after the half", []faultfs.Op{faultfs.Write}, faultfs.Half, syscall.EFBIG},
 	{"the half and no error", []faultfs.Op{faultfs.Write, faultfs.Read}, faultfs.Half, nil},
 	{"EMFILE", []faultfs.Op{faultfs.Create, faultfs.Open, faultfs.ReadDir, faultfs.SyncDir, faultfs.Lock}, faultfs.Before, syscall.EMFILE},
 	{"EOPNOTSUPP", []faultfs.Op{faultfs.Allocate}, faultfs.Before, syscall.EOPNOTSUPP},
