@@ -150,10 +150,10 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 	fmt.Fprintf(out, "%s: %s wait, %s\n", c.Dir, plural(c.Messages, "message"), serverHere(c))
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if len(c.Segments) > 0 {
-		fmt.Fprintln(table, "FILE\tBYTES\tRECORDS\tDELIVERED\tMESSAGES\tOLDEST\tNEWEST\t")
+		fmt.Fprintln(table, "FILE\tBYTES\tRECORDS\tDELIVERED\tMESSAGES\tOLDEST\tNEWEST")
 	}
 	for _, s := range c.Segments {
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\n", s.Name, s.Bytes, s.Records, s.Released, s.Messages, stamp(s.Oldest), stamp(s.Newest), mark(&s))
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%s\t%s%s\n", s.Name, s.Bytes, s.Records, s.Released, s.Messages, stamp(s.Oldest), stamp(s.Newest), mark(&s))
 	}
 	_ = table.Flush()
 	if queues && len(c.Queues) > 0 {
@@ -184,13 +184,13 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 	}
 }
 
-// mark says of a segment that there is something to see with verify.
+// mark is a last column for a segment of which there is something to see with verify.
 func mark(s *filebuffer.Segment) string {
 	switch {
 	case s.Error != "":
-		return "cannot be read: " + s.Error
+		return "\tcannot be read: " + s.Error
 	case len(s.Damaged) > 0 || len(s.Unreadable) > 0:
-		return "DAMAGED, see queend buffer verify"
+		return "\tDAMAGED, see queend buffer verify"
 	}
 	return ""
 }

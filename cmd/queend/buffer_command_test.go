@@ -285,6 +285,7 @@ func TestTheBufferCommandsSayInSentencesWhatIsWrong(t *testing.T) {
 	f(2, "nothing was ever buffered there", filepath.Join(dir, "none"), "verify")
 	f(1, "64 hexadecimal digits", dir, "export", "--encryption-key=abc")
 	f(1, "unknown flag", dir, "ls", "--nothing")
+	f(2, "unknown flag", dir, "verify", "--nothing")
 	if err := os.WriteFile(filepath.Join(dir, "00000000000000000001.queend"), segmentOfVersion(2), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -350,6 +350,9 @@ func TestADirectoryBelongsToOneProcess(t *testing.T) {
 	if status, _, text := next.ask("GET", "/health", ""); status != 200 {
 		t.Errorf("until then: %d %s", status, text)
 	}
+	s := newStream(t, "p")
+	s.push(next, routes[0], 3, "queued")
+	s.push(next, routes[1], 3, "queued")
 	if err := first.stop(); err != nil {
 		t.Error(err)
 	}
@@ -357,8 +360,8 @@ func TestADirectoryBelongsToOneProcess(t *testing.T) {
 	if c := contents(t, dir); c.Holder != next.cmd.Process.Pid {
 		t.Errorf("%d has it, not %d", c.Holder, next.cmd.Process.Pid)
 	}
-	s := newStream(t, "p")
-	waitFor(t, "a push to be taken", func() bool { return !strings.HasPrefix(s.try(next, routes[0], ""), "503") })
+	s.push(next, routes[0], 3, "queued", "buffered")
+	s.push(next, routes[1], 3, "queued", "buffered")
 	s.arrives(next)
 }
 
