@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -35,8 +36,9 @@ type Poisoned struct {
 // needed.
 type poison struct {
 	dir  string
-	mu   sync.Mutex
+	mu   sync.Mutex // held while the disk is waited for
 	file *os.File
+	size atomic.Int64
 }
 
 func (p *poison) open() (err error) {
@@ -45,8 +47,12 @@ func (p *poison) open() (err error) {
 		return err
 	}
 	info, err := p.file.Stat()
-	if err != nil || info.Size() == 0 {
+	if err != nil {
 		return err
+	}
+	p.size.Store(info.Size())
+	if info.Size() == 0 {
+		return syncDir(p.dir) // what is in it once must not be without a name
 	}
 	var last [1]byte
 	if _, err = p.file.ReadAt(last[:], info.Size()-1); err == nil && last[0] != '\n' {
@@ -55,19 +61,8 @@ func (p *poison) open() (err error) {
 	return err
 }
 
-// bytes is the file's size.
-func (p *poison) bytes() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.file == nil {
-		return 0
-	}
-	info, err := p.file.Stat()
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
+// bytes is the file's size; it does not wait for the disk.
+func (p *poison) bytes() int64 { return p.size.Load() }
 
 // add appends a line and has it on disk when it returns.
 func (p *poison) add(line Poisoned) error {
@@ -91,6 +86,7 @@ func (p *poison) add(line Poisoned) error {
 	if _, err := p.file.Write(text.Bytes()); err != nil {
 		return errors.Join(err, p.file.Truncate(info.Size())) // the next try begins a line
 	}
+	p.size.Store(info.Size() + int64(text.Len()))
 	return p.file.Sync()
 }
 

@@ -3,6 +3,7 @@ package filebuffer
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -107,7 +108,7 @@ func (t *taking) file(path string) error {
 	}
 	defer f.Close()
 	r := bufio.NewReaderSize(f, 1<<20)
-	for {
+	for n := 0; ; n++ {
 		event, err := queensRecord(r)
 		if errors.Is(err, io.EOF) {
 			break
@@ -116,7 +117,7 @@ func (t *taking) file(path string) error {
 			t.b.o.Log.Warn().Str("file", path).Err(err).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
 			break
 		}
-		if err := t.event(event, path); err != nil {
+		if err := t.event(event, path, n); err != nil {
 			return err
 		}
 	}
@@ -149,8 +150,9 @@ func queensRecord(r io.Reader) ([]byte, error) {
 	return event.Bytes(), nil
 }
 
-// event makes a record of ours of one of Queen's. It has the fields of an item of a push.
-func (t *taking) event(event []byte, path string) error {
+// event makes a record of ours of one of Queen's, the n-th of its file. It has the fields of
+// an item of a push.
+func (t *taking) event(event []byte, path string, n int) error {
 	var op queue.Op
 	body := append(append([]byte(`{"items":[`), event...), `]}`...)
 	config := queue.Config{OpBytesMax: 2 * queensRecordBytesMax}
@@ -163,6 +165,9 @@ func (t *taking) event(event []byte, path string) error {
 	}
 	it := &op.Items[0]
 	it.TakeEnvelope()
+	if !it.GivenTransaction {
+		it.TransactionID = transactionOf(path, n)
+	}
 	var more struct {
 		ProducerSub string `json:"producerSub"`
 	}
@@ -179,6 +184,16 @@ func (t *taking) event(event []byte, path string) error {
 		return t.append()
 	}
 	return nil
+}
+
+// transactionOf makes the transaction id of a record that has none: the same whenever the
+// file is taken, so that what is taken twice is stored once. It is a UUID of version 8 (RFC
+// 9562 §5.8).
+func transactionOf(path string, n int) []byte {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", filepath.Base(path), n))
+	id := queue.UUID(sum[:16])
+	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80
+	return id.Append(nil)
 }
 
 // append puts what was made into the journal.
