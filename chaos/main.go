@@ -30,11 +30,11 @@ import (
 const trialMax = 15 * time.Minute
 
 type options struct {
-	row, size, register, queend, logs string
-	trials                            int
-	budget                            time.Duration
-	seed                              uint64
-	list, quiet, long                 bool
+	row, size, register, queend, logs, buffer string
+	trials                                    int
+	budget                                    time.Duration
+	seed                                      uint64
+	list, quiet, long                         bool
 }
 
 const usage = `chaos does harm to queend and checks that its promises are kept.
@@ -59,6 +59,7 @@ func main() {
 	flag.StringVar(&o.register, "register", "", "the register (default: chaos/register.tsv of the module); - for none")
 	flag.StringVar(&o.queend, "queend", "", "a queend `binary` (default: built from the working tree); its version goes into the register")
 	flag.StringVar(&o.logs, "logs", "", "`directory` for the logs of failed trials (default: a new one in /tmp)")
+	flag.StringVar(&o.buffer, "write-buffer", "", "make no trial, but a file buffer in this `directory` for later versions to be tried with")
 	flag.BoolVar(&o.list, "list", false, "list the rows, what they do and what passes")
 	flag.BoolVar(&o.quiet, "quiet", false, "one line a trial")
 	flag.Usage = func() { fmt.Fprint(os.Stderr, usage); flag.PrintDefaults() }
@@ -66,6 +67,10 @@ func main() {
 	if o.list {
 		list()
 		return
+	}
+	run := run
+	if o.buffer != "" {
+		run = keepOld
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -137,6 +142,18 @@ func run(ctx context.Context, o *options) (bad bool, err error) {
 	}
 	_ = os.Remove(o.logs) // if nothing is in it
 	return bad, broken
+}
+
+// keepOld writes a buffer for testdata.
+func keepOld(ctx context.Context, o *options) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeBufferMax)
+	defer cancel()
+	w, err := world.Open(ctx, o.queend, true)
+	if err != nil {
+		return false, err
+	}
+	defer w.Close()
+	return false, writeBuffer(ctx, w, o.buffer)
 }
 
 // goesOn says whether there is one more trial of a row.

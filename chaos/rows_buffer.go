@@ -489,8 +489,8 @@ func (t *Trial) intruders(ctx context.Context) error {
 func row26() *Row {
 	return &Row{
 		ID: "26", Title: "buffers of other versions",
-		What: "queend ends with a backlog, killed or stopped; a segment of a version that does not exist is put beside it, and taken away again; then it starts and PostgreSQL too",
-		Pass: "it refuses the unknown version with a sentence, and neither changes nor removes it; its own is read (I1-I7)",
+		What: "queend ends with a backlog, killed or stopped; a segment of a version that does not exist is put beside it, and taken away again; then it starts and PostgreSQL too; the buffers of earlier versions (testdata/buffers) are delivered",
+		Pass: "it refuses the unknown version with a sentence, and neither changes nor removes it; its own and the earlier ones are read (I1-I7)",
 		Run: func(ctx context.Context, t *Trial) error {
 			return t.storm(ctx, Storm{Queends: 1}, t.otherVersions)
 		},
@@ -540,7 +540,10 @@ func (t *Trial) otherVersions(ctx context.Context) error {
 	if err := t.world.Postgres.Restart(ctx); err != nil {
 		return err
 	}
-	return t.buffersEmpty(ctx)
+	if err := t.buffersEmpty(ctx); err != nil {
+		return err
+	}
+	return t.readOldBuffers(ctx)
 }
 
 // foreign puts a segment of a later version behind those of a directory. Where the version

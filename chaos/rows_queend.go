@@ -38,8 +38,12 @@ func (t *Trial) killsAround(ctx context.Context, cycles, backlog int) error {
 			return ctx.Err()
 		}
 		moments[moment]++
-		took, err := t.kill(ctx, true)
-		starts = append(starts, took)
+		// Half of those in a replay are killed again while they come up.
+		await := moment != "replay" || t.rng.IntN(2) == 0
+		took, err := t.kill(ctx, await)
+		if await {
+			starts = append(starts, took)
+		}
 		return err
 	}
 	for range cycles {

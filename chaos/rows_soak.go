@@ -23,7 +23,7 @@ const (
 func row27() *Row {
 	return &Row{
 		ID: "27", Title: "soak",
-		What: "each 30 s one of: PostgreSQL is killed, restarted, stopped, hung; its connections are cut, silent, slow; queend is killed, stopped, stood still, crowded with a backlog; for 30 minutes, or the budget that is given. The first of two queends lives from the beginning to the end",
+		What: "each 30 s one of: PostgreSQL is killed, restarted, stopped, hung; its connections are cut, silent, slow; queend is killed, also with a backlog, stopped, stood still, set to maintenance mode; for 30 minutes, or the budget that is given. The first of two queends lives from the beginning to the end",
 		Pass: "I1-I10; descriptors of the first queend are as at the start; its memory grows by less than 1 MiB an hour (of a run of 3 hours)",
 		Slow: true, Soak: true,
 		Run: func(ctx context.Context, t *Trial) error {
@@ -157,6 +157,7 @@ func (t *Trial) harms() []harm {
 			second.Kill()
 			return again(ctx)
 		}},
+		{"maintenance mode", func(ctx context.Context) error { return t.maintenance(ctx, short(3000)) }},
 		{"stop of queend", func(ctx context.Context) error {
 			if end, err := second.Terminate(); err != nil || end.Status != 0 {
 				t.broken("I10", "it did not stop well: %v %d %s", err, end.Status, end.Text)
@@ -176,6 +177,23 @@ func (t *Trial) harms() []harm {
 			return nil
 		}},
 	}
+}
+
+// maintenance switches maintenance mode on at one queend and off at the other.
+func (t *Trial) maintenance(ctx context.Context, hold time.Duration) error {
+	for i, enabled := range []bool{true, false} {
+		status, text := request(t.queends[i%len(t.queends)], "POST", "/api/v1/system/maintenance", fmt.Sprintf(`{"enabled":%v}`, enabled))
+		if status != 200 {
+			t.broken("I10", "maintenance mode was set to %v: %d %.300s", enabled, status, text)
+		}
+		if enabled {
+			if err := t.buffering(ctx); err != nil {
+				return err
+			}
+			wait(ctx, hold)
+		}
+	}
+	return nil
 }
 
 // sample is a process's memory at a time.
