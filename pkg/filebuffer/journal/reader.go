@@ -116,9 +116,12 @@ func (r *Reader) open() error {
 
 // advance goes to the segment behind the one that was read, if there is one.
 func (r *Reader) advance() bool {
-	s := r.j.behind(r.seg, r.from)
+	s := r.j.behind(r.seg, r.from, r.scan.prev)
 	if s == nil {
 		return false
+	}
+	if s == r.seg {
+		return true // it has grown since
 	}
 	_ = r.Close()
 	r.seg, r.scan = s, scan{prev: s.base - 1}
@@ -145,10 +148,14 @@ func (j *Journal) has(s *segment) bool {
 }
 
 // behind is the segment behind s, or the one with record from when s is nil; nil when
-// there is none.
-func (j *Journal) behind(s *segment, from uint64) *segment {
+// there is none. It is s itself when that has records behind prev: it may have got them,
+// and the next segment have begun, since it was looked at.
+func (j *Journal) behind(s *segment, from, prev uint64) *segment {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if s != nil && s.last > prev {
+		return s
+	}
 	i := sort.Search(len(j.segs), func(i int) bool {
 		if s == nil {
 			return j.segs[i].last >= from
