@@ -323,6 +323,11 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 		if d.b.ctx.Err() != nil {
 			return false
 		}
+		for i := range items {
+			if items[i].Status == queue.Failed { // by a transaction of which that was not the end
+				items[i].Status, items[i].Error = queue.Pending, ""
+			}
+		}
 		if op.Fault.Code == queue.Unavailable && len(items) > 1 {
 			// PostgreSQL is there, and did not manage: it is slow, or one of the partitions is
 			// locked. Less at once does more.
