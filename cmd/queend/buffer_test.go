@@ -567,7 +567,7 @@ func TestAMessageThatPostgreSQLRefusesIsSetAsideAndHoldsUpNobody(t *testing.T) {
 	for _, s := range streams {
 		s.arrives(p)
 	}
-	if _, _, text := p.ask("GET", "/api/v1/status/buffers", ""); !strings.HasPrefix(text, `{"dbHealthy":true,"failed":1,"pending":0,"worker":0,`) {
+	if _, _, text := p.ask("GET", "/api/v1/status/buffers", ""); !strings.HasPrefix(text, `{"dbHealthy":true,"failed":1,"pending":0,"worker":0,`) || !strings.Contains(text, `"drainedTotal":60,`) {
 		t.Errorf("status/buffers: %s", text)
 	}
 	if n := stored(t, db); n != 60 {
