@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/queend/queend/pkg/filebuffer/journal/faultfs"
+	"github.com/queend/queend/pkg/queue"
 )
 
 // Whatever happens to PostgreSQL, the disk and the process, and in whatever order: every
@@ -33,7 +34,19 @@ func TestNothingIsLostDoubledOrOvertakenWhateverHappens(t *testing.T) {
 func play(t *testing.T, script []byte) (errs, did []string) {
 	p := &player{script: script, pipelined: map[int]int{}}
 	loops := 1 + p.choose(3)
-	p.w = newWorld(t, loops)
+	sealer, err := queue.NewSealer(strings.Repeat("0f", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, few := p.choose(2) == 0, p.choose(4) == 0
+	p.w = newWorld(t, loops, func(o *Options) {
+		if sealed {
+			o.Sealer = sealer
+		}
+		if few {
+			o.WaitingBytesMax = 1500
+		}
+	})
 	defer func() {
 		if e := recover(); e != nil && e != errStopWorld {
 			panic(fmt.Sprintf("%v\nafter: %v", e, p.did))
