@@ -34,8 +34,9 @@ import (
 	"github.com/queend/queend/pkg/schema"
 )
 
-// DrainTimeout is how long a stop waits for the answers that clients wait for.
-const DrainTimeout = 10 * time.Second
+// DrainTimeout is how long a stop waits for the answers that clients wait for, and for what
+// PostgreSQL has begun.
+const DrainTimeout = 8 * time.Second
 
 // localDatabase is the database in the private PostgreSQL.
 const localDatabase = "queend"
@@ -575,6 +576,25 @@ func (s *server) watchdog(ctx context.Context, every time.Duration) {
 	}
 }
 
+// within waits for the end of what is being closed, as long as ctx lasts and a moment more:
+// a connection to a server that hangs is not waited for, the process ends without it.
+func within(ctx context.Context, end func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		end()
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
 // stop ends what was started, in reverse. A second signal ends the waiting.
 func (s *server) stop() {
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
@@ -605,9 +625,9 @@ func (s *server) stop() {
 		}
 		all.Wait()
 		if pool := s.pool.Load(); pool != nil {
-			pool.Close()
+			within(ctx, pool.Close)
 		}
-		s.closeAdmin(ctx)
+		within(ctx, func() { s.closeAdmin(ctx) })
 		if err := s.buffer.Close(); err != nil {
 			s.log.Error().Err(err).Msg("the file buffer was not closed as it should; what is in it is kept")
 		}
@@ -615,7 +635,7 @@ func (s *server) stop() {
 			s.log.Warn().Err(err).Msg("the loops did not end in time")
 		}
 	}
-	s.stopMaintenance()
+	within(ctx, s.stopMaintenance)
 	if s.local != nil {
 		if err := s.local.Stop(); err != nil {
 			s.log.Error().Err(err).Msg("cannot stop the private PostgreSQL")
