@@ -893,7 +893,7 @@ func TestAPopThatFoundNoRoomInTheLastStepLooksAgainSoon(t *testing.T) {
 		if words[len(words)-1] != want || ops[i].Fault.Code != OK {
 			t.Errorf("pop %d: %.60q, want %s", i, words[len(words)-1], want)
 		}
-		if try := &ops[i].Pop.Tries[0]; want == "undue" && (try.In != fullAgain || ops[i].Pop.LeaseID != nil && len(ops[i].Pop.LeaseID) > 0) {
+		if try := &ops[i].Pop.Tries[0]; want == "undue" && (try.In != fullAgain || len(ops[i].Pop.LeaseID) > 0) {
 			t.Errorf("%+v", try)
 		}
 	}
