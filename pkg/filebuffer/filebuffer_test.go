@@ -787,3 +787,19 @@ func TestANilBufferCanBeClosed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What was written since the drain has read to the end keeps the gate shut.
+func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.settle()
+		groups := w.b.groups.Load()
+		w.outage(true)
+		w.push(1, 0, "a")
+		w.settle()
+		if w.b.emptied(groups) || w.b.clear.Load() || w.b.gate.messages != 1 || w.b.stats.Pending.Load() != 1 {
+			w.errorf("the gate is open, and a message waits on disk")
+		}
+		return w.ended()
+	})
+}
