@@ -535,6 +535,29 @@ func TestFilesThatAreNotOursAreLeftAlone(t *testing.T) {
 	}
 }
 
+// What is there is read again; a disk that is full does not keep us from starting.
+func TestABrokenPositionOnAFullDiskIsNoReasonNotToOpen(t *testing.T) {
+	fs := faultfs.New()
+	o := journal.Options{Dir: dir, FS: fs, SegmentBytes: 1 << 10}
+	j := mustOpen(t, o)
+	mustAppend(t, j, group(3, 100))
+	must(t, j.Close())
+	fs.Put(dir+"/position", []byte("broken"))
+	fs.Break(faultfs.Write, syscall.ENOSPC)
+	j = mustOpen(t, o)
+	if n := j.Stats().Records; n != 3 {
+		t.Errorf("%d records are there", n)
+	}
+	fs.Heal()
+	must(t, j.Release(3))
+	must(t, j.Close())
+	j = mustOpen(t, o)
+	if n := j.Stats().Records; n != 0 {
+		t.Errorf("%d records are there after the disk had room again", n)
+	}
+	must(t, j.Close())
+}
+
 // position makes a position file.
 func position(released uint64) []byte {
 	b := binary.LittleEndian.AppendUint64([]byte("position"), released)

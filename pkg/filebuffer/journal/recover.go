@@ -261,7 +261,8 @@ func (j *Journal) recoverPosition() error {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = j.failed("write", positionName, err); err != nil && fresh {
+	full := isFull(err)
+	if err = j.failed("write", positionName, err); err != nil && (fresh || full) {
 		// Without one all is read again too; a full disk does not keep us from starting.
 		j.positionStale, err = true, nil
 	}
