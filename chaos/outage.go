@@ -120,7 +120,7 @@ func (t *Trial) judgeOutage(h *history.History, o *outage) {
 	opened := o.opened(h)
 	var first time.Duration
 	var later []time.Duration
-	pushes, unanswered, refused, buffered, example := 0, 0, 0, 0, ""
+	pushes, unanswered, refused, slow, buffered, example := 0, 0, 0, 0, 0, ""
 	for i := range h.Calls {
 		x := &h.Calls[i]
 		if !strings.HasPrefix(x.Route, "POST /api/v1/push") || x.End < o.from || x.Start >= o.to {
@@ -131,6 +131,8 @@ func (t *Trial) judgeOutage(h *history.History, o *outage) {
 		case x.Status == 0:
 			unanswered++
 			example = x.Why
+		case x.Status == 503 && strings.Contains(x.Why, "the disk does not answer"):
+			slow++ // so the disk is what took too long
 		case x.Status < 200 || x.Status > 299 && x.Status < 400 || x.Status > 499:
 			refused++
 			example = x.Why
@@ -170,6 +172,9 @@ func (t *Trial) judgeOutage(h *history.History, o *outage) {
 	}
 	if refused > 0 {
 		t.broken("2xx", "%d of %d pushes were refused in %s: %.200s", refused, pushes, o.name, example)
+	}
+	if slow > 0 {
+		t.late("%d of %d pushes were refused in %s since the disk did not answer", slow, pushes, o.name)
 	}
 	if first > firstAnswerMax {
 		t.late("the first answer in %s took %v", o.name, first)

@@ -91,6 +91,17 @@ func (t *Trial) sufferings(ctx context.Context, n int, outage func(i int) error)
 	return nil
 }
 
+// lasting is a storm around an outage that lasts. With a large load nobody pops: consumers
+// would be at it long after the trial.
+func (t *Trial) lasting(s Storm) Storm {
+	if t.Size.Rate >= load.Sizes["large"].Rate {
+		size := t.Size
+		size.Consumers, size.Movers = 0, 0
+		s.Size, s.PushOnly = &size, true
+	}
+	return s
+}
+
 // hold draws how long an outage of rows 3, 5 and 6 is; long is its long form.
 func (t *Trial) hold(long time.Duration) time.Duration {
 	if t.Long {
@@ -113,7 +124,7 @@ func row3() *Row {
 					t.compare(h, before, span{o.healed, o.empty})
 				}
 			}
-			return t.storm(ctx, Storm{}, func(ctx context.Context) error {
+			return t.storm(ctx, t.lasting(Storm{}), func(ctx context.Context) error {
 				before = t.calm(ctx)
 				d := t.hold(time.Minute)
 				t.Faults = fmt.Sprintf("a stop of %v", d.Round(time.Second))
@@ -178,7 +189,7 @@ func row5() *Row {
 		What: "SIGSTOP of all processes of PostgreSQL for 5 to 30 s (-long: 120 s), then SIGCONT: what was under way commits late",
 		Pass: "as row 1, above all I2: what commits late is not stored again by the replay",
 		Run: func(ctx context.Context, t *Trial) error {
-			return t.storm(ctx, Storm{}, func(ctx context.Context) error {
+			return t.storm(ctx, t.lasting(Storm{}), func(ctx context.Context) error {
 				d := t.hold(2 * time.Minute)
 				t.Faults = fmt.Sprintf("a stop of %v", d.Round(time.Second))
 				wait(ctx, time.Duration(t.rng.IntN(1000))*time.Millisecond)
@@ -200,7 +211,7 @@ func row6() *Row {
 		What: "for 5 to 30 s (-long: 60 s) packets are lost without a word: a veth pair whose far end is down; without network namespaces, a proxy that is silent",
 		Pass: "as row 1; /health says so within 5 s; the descriptors are back within 60 s",
 		Run: func(ctx context.Context, t *Trial) error {
-			return t.storm(ctx, Storm{Proxy: true, Wire: true, Recovery: 5 * time.Second}, func(ctx context.Context) error {
+			return t.storm(ctx, t.lasting(Storm{Proxy: true, Wire: true, Recovery: 5 * time.Second}), func(ctx context.Context) error {
 				return t.blackHole(ctx, t.hold(time.Minute))
 			})
 		},

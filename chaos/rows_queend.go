@@ -211,7 +211,7 @@ type term struct {
 func row16() *Row {
 	return &Row{
 		ID: "16", Title: "queend is asked to stop under load",
-		What: "SIGTERM and a new start, four times: with PostgreSQL up, far away (300 ms), down, and hung with a second SIGTERM; 20 long polls wait at each",
+		What: "SIGTERM and a new start, five times: with PostgreSQL up, far away (300 ms), down, hung, and hung with a second SIGTERM; 20 long polls wait at each",
 		Pass: "exit status 0 within 10 s, with the second SIGTERM within 1 s; each request that was in the server is answered; long polls within 1 s; I1-I7",
 		Run: func(ctx context.Context, t *Trial) error {
 			var terms []term
@@ -234,6 +234,7 @@ func (t *Trial) terminations(ctx context.Context) (terms []term, err error) {
 		{"up", func() error { return nil }, func() error { return nil }, nil},
 		{"far", func() error { t.proxy.SetDelay(150 * time.Millisecond); return nil }, func() error { t.proxy.SetDelay(0); return nil }, nil},
 		{"down", t.world.Postgres.Stop, func() error { return t.world.Postgres.Restart(ctx) }, nil},
+		{"hung", t.world.Postgres.Pause, t.world.Postgres.Resume, nil},
 		{"hung, twice", t.world.Postgres.Pause, t.world.Postgres.Resume, []time.Duration{100 * time.Millisecond}},
 	}
 	t.rng.Shuffle(len(states), func(i, j int) { states[i], states[j] = states[j], states[i] })

@@ -146,7 +146,7 @@ func (t *Trial) storm(ctx context.Context, s Storm, fault func(context.Context) 
 	}
 	time.Sleep(500 * time.Millisecond)
 	t.load.StopSending()
-	drained := s.PushOnly || t.drain(ctx)
+	drained := t.drain(ctx, s.PushOnly)
 	h := t.load.Stop()
 	t.load = nil
 	for _, q := range t.queends {
@@ -325,9 +325,9 @@ const (
 	drainRate = 100
 )
 
-// drain waits until all groups have read everything, twice in a row: a commit may come
-// late.
-func (t *Trial) drain(ctx context.Context) bool {
+// drain waits until all buffers are delivered, and until all groups have read everything,
+// twice in a row: a commit may come late.
+func (t *Trial) drain(ctx context.Context, pushOnly bool) bool {
 	var queues, groups []string
 	for queue, all := range load.MustGet {
 		for _, group := range all {
@@ -340,6 +340,9 @@ func (t *Trial) drain(ctx context.Context) bool {
 	if err := t.buffersEmpty(ctx); err != nil {
 		t.broken("I8", "the buffers are not delivered: %v", err)
 		return false
+	}
+	if pushOnly {
+		return true
 	}
 	began, seen, left := time.Now(), 0, -1
 	stored, _ := t.load.Stored()
