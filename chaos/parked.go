@@ -76,6 +76,10 @@ func (p *parked) finish(ctx context.Context) {
 // dismissed looks at what those hear who wait at a server that stops.
 func (p *parked) dismissed(server int, state string) {
 	t := p.t
+	limit := atOnceMax
+	if state == "hung" {
+		limit = firstAnswerMax // it is no long poll yet: its first look waits for PostgreSQL
+	}
 	began := time.Now()
 	for i, conn := range p.conns {
 		if i%len(t.queends) != server {
@@ -90,10 +94,11 @@ func (p *parked) dismissed(server int, state string) {
 		if text, _ := io.ReadAll(r.Body); r.StatusCode != 200 && r.StatusCode != 204 && r.StatusCode != 503 {
 			t.broken("I10", "with PostgreSQL %s a long poll heard %d %.200s when the server stopped", state, r.StatusCode, text)
 		}
-		if took := time.Since(began); took > atOnceMax {
+		if took := time.Since(began); took > limit {
 			t.late("with PostgreSQL %s a long poll was answered %v after SIGTERM", state, took)
 			return
 		}
+		_ = conn.Close() // as who was told that the connection ends
 	}
 }
 
