@@ -505,7 +505,11 @@ func (c *conn) isOverdue(now time.Duration) bool {
 		return !c.owed && (now >= c.moved+o.BodyTimeout || now >= c.since+o.BodyTotalTimeout ||
 			isTooSlow(o, now-c.since, len(c.in)))
 	case draining:
-		return now >= c.since+o.LingerTimeout
+		patience := o.LingerTimeout
+		if c.loop.draining {
+			patience = min(patience, drainLinger)
+		}
+		return now >= c.since+patience
 	}
 	return false // paused, deaf: the answers decide
 }
@@ -537,6 +541,9 @@ func (c *conn) timeOut() {
 		c.close()
 	}
 }
+
+// drainLinger is LingerTimeout while the server stops, which waits for it.
+const drainLinger = time.Second
 
 // abort ends the connection of a client that does not read, with a reset: else the
 // kernel would keep what it does not read, megabytes, for minutes.
