@@ -28,6 +28,10 @@ const (
 	// whatever their size.
 	closeEnds = 3
 
+	// crowdedRows is how much must wait for it to matter that more comes than the drain can
+	// catch up with: it is to be at least twice as fast.
+	crowdedRows = 2 * windowRowsMax
+
 	// replayTimeout is the deadline of a batch of the drain, on top of what its size is
 	// allowed.
 	replayTimeout = 10 * time.Second
@@ -124,7 +128,7 @@ func (b *Buffer) drain(to Replay) {
 		}
 	}
 	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}, rows: windowRowsMax}
-	d.rate.begin(b.o.Now())
+	d.rate.begin(b)
 	defer b.flushAll() // what is held waits for nothing now
 	defer b.reopen()
 	for b.ctx.Err() == nil {
@@ -138,6 +142,7 @@ func (b *Buffer) drain(to Replay) {
 			if end && b.emptied(groups) {
 				d.good = false
 				<-b.drainWaker()
+				d.rate.begin(b)
 			}
 			continue
 		}
@@ -191,7 +196,7 @@ func (b *Buffer) emptied(groups uint64) bool {
 	// What was counted and not found at its time is damaged, and set aside.
 	b.gate.forget()
 	b.stats.Pending.Store(0)
-	closing := b.closing
+	holding := b.crowded.Swap(false) || b.closing
 	b.closing = false
 	b.lift()
 	b.mu.Unlock()
@@ -200,7 +205,7 @@ func (b *Buffer) emptied(groups uint64) bool {
 			Msg("everything that was buffered is delivered")
 	}
 	b.stats.Rate.Store(0)
-	if closing {
+	if holding {
 		b.flushAll()
 	}
 	return true
@@ -405,6 +410,8 @@ func (d *drainer) set(line Poisoned) bool {
 // trouble says, once, why the drain does not go on, and waits a moment.
 func (d *drainer) trouble(sentence string) {
 	d.good = false
+	d.b.crowded.Store(false)
+	d.rate.begin(d.b)
 	if !d.waits {
 		d.waits = true
 		d.b.o.Log.Debug().Str("reason", sentence).Msg("the drain waits")
@@ -426,16 +433,24 @@ func (b *Buffer) pause(d time.Duration) {
 type rate struct {
 	from, saidAt time.Duration
 	n            int
+	came         uint64 // messages buffered when it began
 }
 
-func (r *rate) begin(now time.Duration) { r.from, r.saidAt = now, now }
+func (r *rate) begin(b *Buffer) {
+	now := b.o.Now()
+	*r = rate{from: now, saidAt: now, came: b.stats.Buffered.Load()}
+}
 
 func (r *rate) add(n int, b *Buffer) {
 	now := b.o.Now()
 	r.n += n
 	if d := now - r.from; d >= time.Second {
+		came := b.stats.Buffered.Load()
 		b.stats.Rate.Store(int64(float64(r.n) / d.Seconds()))
-		r.from, r.n = now, 0
+		if uint64(r.n) < 2*(came-r.came) && b.stats.Pending.Load() > crowdedRows {
+			b.crowded.Store(true)
+		}
+		r.from, r.n, r.came = now, 0, came
 	}
 	if now-r.saidAt >= sayEvery {
 		r.saidAt = now

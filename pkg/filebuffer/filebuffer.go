@@ -100,6 +100,11 @@ type Buffer struct {
 	// clear says that no push need ask the gate. It is true only while nothing is gated.
 	clear atomic.Bool
 
+	// crowded says that pushes come faster than the drain can catch up with. Those into
+	// gated partitions are held for HoldMax before they are written, so that their
+	// producers leave it room; until the buffer is empty.
+	crowded atomic.Bool
+
 	mu           sync.Mutex
 	journal      *journal.Journal // nil: not open yet, or closed
 	broken       error            // what the last write said; nil: it went well
@@ -223,6 +228,7 @@ func (b *Buffer) SetMaintenance(on bool) {
 	}
 	b.maintenance = on
 	b.closing = false
+	b.crowded.Store(false)
 	if on {
 		b.gate.all++
 		b.clear.Store(false)

@@ -193,6 +193,65 @@ func TestWhatIsHeldTooLongIsWrittenInItsOrder(t *testing.T) {
 	})
 }
 
+// When more comes than the drain can catch up with, producers of gated partitions wait
+// before their pushes are written; those of others do not.
+func TestProducersLeaveTheDrainRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := closing(t)
+		w.b.mu.Lock()
+		w.b.closing = false
+		w.b.mu.Unlock()
+		w.b.crowded.Store(true)
+		a := w.push(1, 0, "a")
+		b := w.push(2, 0, "b")
+		w.settle()
+		if a.ended != 0 || len(w.lanes[0].sent) != 1 {
+			w.errorf("a gated push ended %d times, %d pushes went the direct way", a.ended, len(w.lanes[0].sent))
+		}
+		w.sleep(HoldMax + tickEvery)
+		a.is(stored, "buffered")
+		w.flow()
+		b.is(stored, "")
+		w.quiet()
+		if w.b.crowded.Load() {
+			w.errorf("the buffer is empty, and producers wait")
+		}
+		w.wantOrder("a", 0, 1)
+		return w.ended()
+	})
+}
+
+// Twice as fast as they come is fast enough.
+func TestADrainIsCrowdedWhenMoreThanHalfOfItComesBack(t *testing.T) {
+	for _, c := range []struct {
+		drained, came, pending int
+		want                   bool
+	}{
+		{10_000, 5_000, 50_000, false},
+		{10_000, 5_001, 50_000, true},
+		{10_000, 9_000, crowdedRows, false},
+		{10_000, 0, 50_000, false},
+	} {
+		now := time.Duration(0)
+		b := &Buffer{o: Options{Now: func() time.Duration { return now }}}
+		b.stats.Buffered.Store(1_000_000)
+		var r rate
+		r.begin(b)
+		b.stats.Buffered.Add(uint64(c.came))
+		b.stats.Pending.Store(int64(c.pending))
+		now = time.Second - 1
+		r.add(c.drained/2, b)
+		if b.crowded.Load() {
+			t.Errorf("%+v: within a second", c)
+		}
+		now = time.Second
+		r.add(c.drained-c.drained/2, b)
+		if b.crowded.Load() != c.want {
+			t.Errorf("%+v: crowded %v", c, b.crowded.Load())
+		}
+	}
+}
+
 func TestWhatIsHeldIsBounded(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := closing(t)

@@ -50,7 +50,7 @@ func (b *Buffer) Store(sv Services, inner queue.Store) *Store {
 
 // Do implements queue.Store.
 func (s *Store) Do(op *queue.Op) {
-	if len(s.held) > 0 || s.flushing {
+	if (len(s.held) > 0 || s.flushing) && !s.passes(op) {
 		s.hold(op) // behind those
 		return
 	}
@@ -59,6 +59,18 @@ func (s *Store) Do(op *queue.Op) {
 		return
 	}
 	s.admit(op)
+}
+
+// passes says that a push need not wait behind those that are held: they are held because
+// the drain must catch up, for partitions that are not this one's.
+func (s *Store) passes(op *queue.Op) bool {
+	b := s.b
+	if s.flushing || !b.crowded.Load() {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.closing && !b.gate.holds(op.Items)
 }
 
 // Cancel implements queue.Store: what was accepted is stored, whether or not its client
@@ -88,7 +100,7 @@ func (s *Store) admit(op *queue.Op) {
 	case !b.gate.holds(op.Items):
 		b.mu.Unlock()
 		s.direct(op)
-	case b.closing:
+	case b.closing, b.crowded.Load():
 		b.mu.Unlock()
 		s.hold(op)
 	default:
