@@ -32,6 +32,9 @@ const (
 	// catch up with: it is to be at least twice as fast.
 	crowdedRows = 2 * windowRowsMax
 
+	// restMax is how long the drain rests between two batches while others push.
+	restMax = 50 * time.Millisecond
+
 	// replayTimeout is the deadline of a batch of the drain, on top of what its size is
 	// allowed.
 	replayTimeout = 10 * time.Second
@@ -113,9 +116,10 @@ type drainer struct {
 	ids    map[string]queue.UUID // the last id of each partition in it
 	key    []byte                // scratch
 	done   chan struct{}
-	ends   int  // so many windows in a row have read to the end
-	good   bool // a batch was stored since the buffer was last empty, and no trouble met since
-	waits  bool // trouble was met and said
+	ends   int    // so many windows in a row have read to the end
+	good   bool   // a batch was stored since the buffer was last empty, and no trouble met since
+	live   uint64 // pushes that had come when the last batch was done
+	waits  bool   // trouble was met and said
 	rate   rate
 }
 
@@ -134,6 +138,7 @@ func (b *Buffer) drain(to Replay) {
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
 			<-b.drainWaker()
+			d.rate.begin(b) // what came meanwhile came to stay
 			continue
 		}
 		groups := b.groups.Load()
@@ -152,8 +157,27 @@ func (b *Buffer) drain(to Replay) {
 		if d.good && end && (len(d.op.Items) <= closeRows || d.ends >= closeEnds) {
 			b.close()
 		}
+		began := b.o.Now()
 		d.deliver()
+		d.rest(b.o.Now() - began)
 	}
+}
+
+// rest leaves room for live pushes: after a batch it does nothing for as long as the batch
+// took, if any came meanwhile, and nobody is held until it has caught up.
+func (d *drainer) rest(took time.Duration) {
+	b := d.b
+	live := b.stats.Buffered.Load()
+	b.mu.Lock()
+	for _, s := range b.stores {
+		live += s.passed.Load()
+	}
+	held := b.closing || b.crowded.Load()
+	b.mu.Unlock()
+	if live != d.live && !held {
+		b.pause(min(took, restMax))
+	}
+	d.live = live
 }
 
 // drainWaker is readable when there may be something to do, or nothing ever again.

@@ -2,6 +2,7 @@ package filebuffer
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/queend/queend/pkg/filebuffer/journal"
@@ -21,6 +22,8 @@ type Store struct {
 	b     *Buffer
 	sv    Services
 	inner queue.Store
+
+	passed atomic.Uint64 // pushes that went the direct way
 
 	held      []*queue.Op // while the buffer closes, in order
 	heldBytes int
@@ -78,6 +81,7 @@ func (s *Store) passes(op *queue.Op) bool {
 func (s *Store) Cancel(op *queue.Op) {}
 
 func (s *Store) direct(op *queue.Op) {
+	s.passed.Add(1)
 	op.Wrap(s)
 	s.inner.Do(op)
 }
