@@ -46,6 +46,7 @@ type Goal struct {
 	Name    string    `json:"name"`
 	Bound   float64   `json:"bound"`
 	AtLeast bool      `json:"at_least"`
+	From    string    `json:"from,omitempty"` // in a report: the curve or command that it is made of
 	Values  []float64 `json:"values"`
 }
 
@@ -89,19 +90,9 @@ func (f *Figures) Table(out io.Writer) {
 	for _, g := range f.Figures {
 		fmt.Fprintf(t, "%s\t%s\t%s-%s\t\n", g.Name, number(median(g.Values)), number(slices.Min(g.Values)), number(slices.Max(g.Values)))
 	}
-	fmt.Fprintln(t, "\t\t\t")
-	fmt.Fprintln(t, "goal\tmedian\tfrom-to\t")
-	for _, g := range f.Goals {
-		relation, verdict := "≤", "met"
-		if g.AtLeast {
-			relation = "≥"
-		}
-		if !g.Met() {
-			verdict = "MISSED"
-		}
-		fmt.Fprintf(t, "%s %s %s\t%s\t%s-%s\t%s\n", g.Name, relation, number(g.Bound), number(median(g.Values)), number(slices.Min(g.Values)), number(slices.Max(g.Values)), verdict)
-	}
 	t.Flush()
+	fmt.Fprintln(out)
+	printGoals(out, f.Goals)
 }
 
 // number prints three digits that matter.

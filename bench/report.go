@@ -22,7 +22,13 @@ type Report struct {
 	Method      string       `json:"method"`
 	FlushBefore float64      `json:"flush_us_before"` // median write+fdatasync of 8 KiB
 	FlushAfter  float64      `json:"flush_us_after"`
-	Cells       []Cell       `json:"cells"`
+	Load        []float64    `json:"load,omitempty"` // before and after: load average of a minute
+	Took        float64      `json:"seconds,omitempty"`
+	Rounds      int          `json:"rounds,omitempty"`
+	Cells       []Cell       `json:"cells,omitempty"`
+	Curves      []*Curve     `json:"curves,omitempty"`
+	Figures     []*Figures   `json:"figures,omitempty"` // of other commands that ran as a part of this one
+	Goals       []*Goal      `json:"goals,omitempty"`
 }
 
 // PostgreSQL is the server under all arms.

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"text/tabwriter"
+)
+
+// goal is what this project wants of itself: a ratio, or a count, of one run.
+type goal struct {
+	name     string
+	relation string // ≥ or ≤
+	bound    float64
+	from     string // the curve or the command that it is made of
+	values   func(r *Report) []float64
+}
+
+// goals are held against each report. What a run did not measure is said to be so.
+var goals = slices.Concat(
+	[]goal{
+		against("messages: push / push-legacy, 64 connections", "≥", 5, rateOf, armLegacy, 64),
+		against("messages: push / push-legacy, 256 connections", "≥", 5, rateOf, armLegacy, 256),
+		against("p50: push / push-legacy, 64 connections", "≤", 1./5, p50Of, armLegacy, 64),
+		against("p50: push / push-legacy, 256 connections", "≤", 1./5, p50Of, armLegacy, 256),
+		against("server CPU a message: push / push-legacy, 64 connections", "≤", 1./4, serverCPUOf, armLegacy, 64),
+		against("server CPU a message: push / push-legacy, 256 connections", "≤", 1./4, serverCPUOf, armLegacy, 256),
+		against("messages: push / net/http+pgxpool, 64 connections", "≥", 5, rateOf, armBaseline, 64),
+		against("server CPU a message: push / net/http+pgxpool, 64 connections", "≤", 1./6, serverCPUOf, armBaseline, 64),
+		alone("voluntary context switches a message, 64 connections", "≤", 0.25, voluntaryOf, 64),
+		against("voluntary context switches: push / push-legacy, 64 connections", "≤", 1./3, voluntaryOf, armLegacy, 64),
+		alone("allocations a message, 64 connections", "≤", 0.1, allocationsOf, 64),
+		alone("resident MiB, 256 connections", "≤", 40, rssOf, 256),
+		{"messages: 1 partition / 100", "≥", 0.7, curvePartitions, func(r *Report) []float64 { return r.partitions(1) }},
+		{"messages: 1,000 random partitions / 100", "≥", 0.7, curvePartitions, func(r *Report) []float64 { return r.partitions(1000) }},
+		{"messages: a table of 1M rows / an empty one", "≥", 0.8, curveRows, func(r *Report) []float64 { return r.stored(1_000_000) }},
+		{"messages: a table of 10M rows / an empty one", "≥", 0.8, curveRows, func(r *Report) []float64 { return r.stored(10_000_000) }},
+	},
+	[]goal{
+		figured("drain", "drain ack / push spread", "≥", 0.6),
+		figured("drain", "drain autoAck / push spread", "≥", 1),
+		figured("wake", "p50 autoAck / (p50 push + p50 pop)", "≤", 1.2),
+		figured("wake", "p50 ack / (p50 push + p50 pop)", "≤", 1.2),
+		figured("wake", "p99 ms autoAck", "≤", 10),
+		figured("wake", "p99 ms ack", "≤", 10),
+	},
+)
+
+// armAt matches an arm, with a pool of that size, at so many connections.
+func armAt(arm string, pool, connections int) func(*Sample) bool {
+	return func(s *Sample) bool { return s.Arm == arm && s.Pool == pool && s.Load.Connections == connections }
+}
+
+// against divides push by another arm, whose pool is at its best.
+func against(name, relation string, bound float64, f figure, other string, connections int) goal {
+	return goal{name, relation, bound, curveArms, func(r *Report) []float64 {
+		c := r.curve(curveArms)
+		return c.at(f, armAt(armLoop, 0, connections)).over(c.at(f, armAt(other, bestPool(c.cells(), other, connections), connections)))
+	}}
+}
+
+// alone is a figure of push.
+func alone(name, relation string, bound float64, f figure, connections int) goal {
+	return goal{name, relation, bound, curveArms, func(r *Report) []float64 {
+		return r.curve(curveArms).at(f, armAt(armLoop, 0, connections)).values()
+	}}
+}
+
+// figured is a goal of another command, which ran as a part of this one.
+func figured(command, name, relation string, bound float64) goal {
+	return goal{name, relation, bound, command, func(r *Report) []float64 {
+		for _, f := range r.Figures {
+			for _, g := range f.Goals {
+				if f.Command == command && g.Name == name {
+					return g.Values
+				}
+			}
+		}
+		return nil
+	}}
+}
+
+// partitions divides push's messages/s with n partitions by those with 100.
+func (r *Report) partitions(n int) []float64 {
+	at := func(n int) rounds {
+		return r.curve(curvePartitions).at(rateOf, func(s *Sample) bool { return s.Arm == armLoop && s.Load.Partitions == n })
+	}
+	return at(n).over(at(100))
+}
+
+// stored divides push's messages/s with n rows in the table by those with none.
+func (r *Report) stored(n int) []float64 {
+	at := func(n int) rounds {
+		return r.curve(curveRows).at(rateOf, func(s *Sample) bool { return s.Arm == armLoop && s.Load.Rows == n })
+	}
+	return at(n).over(at(0))
+}
+
+// cells of a curve, without their points.
+func (c *Curve) cells() (all []Cell) {
+	if c == nil {
+		return nil
+	}
+	for _, s := range c.Samples {
+		all = append(all, s.Cell)
+	}
+	return all
+}
+
+// judge holds the report against the goals.
+func (r *Report) judge(goals []goal) {
+	r.Goals = nil
+	for _, g := range goals {
+		r.Goals = append(r.Goals, &Goal{Name: g.name, Bound: g.bound, AtLeast: g.relation == "≥", From: g.from, Values: g.values(r)})
+	}
+}
+
+// Relation is how a value stands to the bound when it is met.
+func (g *Goal) Relation() string {
+	if g.AtLeast {
+		return "≥"
+	}
+	return "≤"
+}
+
+// Verdict is met, MISSED or not measured.
+func (g *Goal) Verdict() string {
+	switch {
+	case len(g.Values) == 0:
+		return "not measured"
+	case g.Met():
+		return "met"
+	}
+	return "MISSED"
+}
+
+// Median and Spread are of the rounds, as text.
+func (g *Goal) Median() string {
+	if len(g.Values) == 0 {
+		return "-"
+	}
+	return number(median(g.Values))
+}
+
+func (g *Goal) Spread() string {
+	if len(g.Values) == 0 {
+		return ""
+	}
+	_, low, high := spread(g.Values)
+	return fmt.Sprintf("%s-%s", number(low), number(high))
+}
+
+// printGoals lists each with its bound, the median of the rounds, how far they were
+// spread, and the verdict.
+func printGoals(out io.Writer, goals []*Goal) {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "goal\tmedian\tfrom-to\t")
+	for _, g := range goals {
+		fmt.Fprintf(t, "%s %s %s\t%s\t%s\t%s\n", g.Name, g.Relation(), number(g.Bound), g.Median(), g.Spread(), g.Verdict())
+	}
+	t.Flush()
+}
