@@ -29,6 +29,7 @@ type Board struct {
 	position string        // of the others' changes: all before it was heard
 	others   bool          // there are other processes
 	tell     map[queue.Told]struct{}
+	names    map[string]string // of queues and partitions, for tell
 	stores   []*Store
 	post     []*Store // that have woken calls to look at, once the lock is given back
 	rotation []*group // of the slow sweep
@@ -69,7 +70,7 @@ func NewBoard(self queue.UUID, worker string, limits Limits) *Board {
 	or(&limits.EntriesMax, EntriesMaxDefault)
 	return &Board{
 		limits: limits, self: self, worker: worker,
-		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{},
+		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{}, names: map[string]string{},
 	}
 }
 

@@ -297,3 +297,44 @@ func TestWhoeverIsFoundIsToldThatAnythingMayHaveChanged(t *testing.T) {
 		t.Errorf("it told %v", w.heard)
 	}
 }
+
+type nobody struct{}
+
+func (nobody) OpDone(*queue.Op) {}
+func (nobody) Gone() bool       { return false }
+
+// What a push must leave for other processes costs it no memory, also when they were told
+// a moment ago.
+func TestAPushInCompanyAllocatesNothing(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.board.others = true
+	w.board.active.Store(true)
+	s, op := w.stores[0], &queue.Op{Verb: queue.Push, Items: make([]queue.Item, 100)}
+	for i := range op.Items {
+		op.Items[i] = queue.Item{Queue: []byte("q"), Partition: fmt.Appendf(nil, "p%d", i), PartitionID: queue.UUID{15: byte(i)}, Status: queue.Queued}
+	}
+	push := func() {
+		op.Done = nobody{}
+		op.Wrap(s)
+		s.OpDone(op)
+	}
+	push()
+	if n := testing.AllocsPerRun(100, push); n > 0 || len(w.board.tell) != 100 {
+		t.Errorf("%v allocations for 100 messages, %d to tell", n, len(w.board.tell))
+	}
+	if n := testing.AllocsPerRun(100, func() { clear(w.board.tell); push() }); n > 0 {
+		t.Errorf("%v allocations for 100 messages after the others were told", n)
+	}
+}
+
+func TestNamesAtHandAreBounded(t *testing.T) {
+	b := NewBoard(queue.UUID{1}, "test", Limits{})
+	for i := range 2*namesMax + 1 {
+		if name := fmt.Sprint(i); b.name([]byte(name)) != name {
+			t.Fatalf("%q became another", name)
+		}
+	}
+	if len(b.names) > namesMax {
+		t.Errorf("%d names are kept", len(b.names))
+	}
+}

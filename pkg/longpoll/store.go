@@ -109,7 +109,7 @@ func (s *Store) learn(op *queue.Op) {
 			b.changedItem(it)
 		}
 		if b.others {
-			b.told(queue.Told{Queue: string(it.Queue), Partition: it.PartitionID, Name: string(it.Partition)})
+			b.toldItem(it)
 		}
 	}
 	b.learnFreed(op.Freed)
@@ -132,6 +132,32 @@ func (b *Board) learnFreed(freed []queue.Freed) {
 		}
 	}
 }
+
+// toldItem notes that messages came. Of many pushes into one partition only the first
+// since the others were told does more than look.
+func (b *Board) toldItem(it *queue.Item) {
+	// The strings of a key that is only looked up are not made.
+	if _, noted := b.tell[queue.Told{Queue: string(it.Queue), Partition: it.PartitionID, Name: string(it.Partition)}]; noted {
+		return
+	}
+	b.told(queue.Told{Queue: b.name(it.Queue), Partition: it.PartitionID, Name: b.name(it.Partition)})
+}
+
+// name is a name as a string, which is mostly at hand.
+func (b *Board) name(name []byte) string {
+	s, known := b.names[string(name)]
+	if !known {
+		if len(b.names) >= namesMax {
+			clear(b.names)
+		}
+		s = string(name)
+		b.names[s] = s
+	}
+	return s
+}
+
+// namesMax bounds the names that are at hand; beyond it they are gathered anew.
+const namesMax = 10_000
 
 // told notes what the others are to be told. What finds no place they find by sweeping.
 func (b *Board) told(t queue.Told) {
