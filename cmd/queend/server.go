@@ -351,7 +351,7 @@ func (s *server) openDatabase() (*asyncdb.Database, error) {
 		return nil, fmt.Errorf("cannot read where PostgreSQL is: %w", err)
 	}
 	failover := c.Statements.Failover
-	return asyncdb.Open(asyncdb.Config{
+	db, err := asyncdb.Open(asyncdb.Config{
 		Conn: conn, FailoverTimeout: failover.Duration(), ConnectTimeout: c.Connect.Duration(),
 		StatementTimeout: below(c.Statements.Statement, failover), LockTimeout: below(c.Statements.Lock, failover),
 		IdleInTransactionTimeout: below(c.Statements.Idle, failover),
@@ -360,6 +360,24 @@ func (s *server) openDatabase() (*asyncdb.Database, error) {
 		Limits: asyncdb.Limits{BacklogBytesMax: c.backlogPerLoop(), BatchRowsMax: int(c.Statements.RowsMax)},
 		Log:    s.log,
 	})
+	if err != nil {
+		return nil, err
+	}
+	db.OnMoved(s.reconnect)
+	return db, nil
+}
+
+// reconnect has those who do not connect on a loop leave the server that was the primary.
+func (s *server) reconnect() {
+	if pool := s.pool.Load(); pool != nil {
+		pool.Reconnect()
+	}
+	if pool := s.admin.Load(); pool != nil {
+		pool.Reconnect()
+	}
+	if m := s.maintainer.Load(); m != nil {
+		m.Reconnect()
+	}
 }
 
 // migrate brings the schema up to date, as soon as PostgreSQL answers, and tells

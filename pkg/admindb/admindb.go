@@ -147,6 +147,10 @@ func (p *Pool) Do(work func(*Session)) bool {
 	}
 }
 
+// Reconnect has connections replaced that exist now, each when its call is done: another
+// server is the primary now. Any goroutine.
+func (p *Pool) Reconnect() { p.db.Reset() }
+
 // work is one goroutine of the pool.
 func (p *Pool) work() {
 	for call := range p.calls {

@@ -131,6 +131,11 @@ func (s *Session) transaction(work func() error) error {
 		if _, failed := s.exec("ROLLBACK"); failed != nil {
 			s.drop()
 		}
+		var refusal *Error
+		if errors.As(err, &refusal) && refusal.State == readOnly {
+			s.drop() // the next connection looks for the server that is the primary now
+			return errReadOnly
+		}
 		return err
 	}
 	// A transaction that PostgreSQL has ended already answers ROLLBACK, without an error:
@@ -145,6 +150,11 @@ func (s *Session) transaction(work func() error) error {
 	}
 	return nil
 }
+
+// readOnly is the SQLSTATE read_only_sql_transaction. It is an outage, no refusal.
+const readOnly = "25006"
+
+var errReadOnly = errors.New("cannot reach PostgreSQL: the server is read-only")
 
 // begin opens a transaction on a connection that lives: one that had died while it was
 // idle is replaced.

@@ -23,6 +23,8 @@ type conn struct {
 	shut  func()
 	cut   cutter
 	gone  bool
+
+	readOnly, standby bool // the server says so of itself
 }
 
 // SQLSTATEs that this package itself acts on (manual, appendix "PostgreSQL Error
@@ -53,6 +55,7 @@ func (c *conn) opened(write func([]byte) error, shut func()) {
 		s.db.laneUp(s.id, c.link.about)
 		s.db.reachable()
 	}
+	s.db.arrived(s.id, c.link.instance)
 	s.arm(now + s.db.config.ProbeAfter)
 	s.advance(now)
 }
@@ -140,7 +143,9 @@ func (s *Store) frame(c *conn, kind byte, body []byte, now time.Duration) error 
 		s.stats.Notices.Add(1)
 		s.db.config.Log.Debug().Int("lane", s.id).Str("sqlstate", e.Code).Msg(brief(e.Message))
 		return nil
-	case kindParameter, kindNotification:
+	case kindParameter:
+		return c.parameter(body)
+	case kindNotification:
 		return nil
 	}
 	ready, err := s.pipeline.frame(kind, body)

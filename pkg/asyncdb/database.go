@@ -31,6 +31,9 @@ type Database struct {
 	// silentAt is when a lane last found its server hung, by the loops' clock.
 	silentAt atomic.Int64
 
+	primary primary  // the server that connections lead to
+	onMoved []func() // who else is to know when it is another
+
 	mu     sync.Mutex
 	stores []*Store // of lanes, by their numbers
 	lanes  []lane

@@ -16,10 +16,11 @@ import (
 
 // link is a connection that was dialed and set up, before its loop has it.
 type link struct {
-	nc     net.Conn // a socket that a loop can poll: TCP, or one end of a Unix pair
-	about  string   // for the log: where it leads
-	inline bool     // statements cannot be prepared here
-	lax    bool     // sessions do not wait for their commits to reach the disk
+	nc       net.Conn  // a socket that a loop can poll: TCP, or one end of a Unix pair
+	about    string    // for the log: where it leads
+	inline   bool      // statements cannot be prepared here
+	lax      bool      // sessions do not wait for their commits to reach the disk
+	instance *instance // the server that it leads to
 }
 
 // dial begins an attempt to connect. It runs on the loop.
@@ -64,7 +65,7 @@ func (s *Store) connect(ctx context.Context) (l link, err error) {
 
 // equip sets up a new connection and takes it out of pgconn's hands.
 func (s *Store) equip(ctx context.Context, pc *pgconn.PgConn, late map[string]string) (l link, err error) {
-	if l.lax, err = s.db.setUp(ctx, pc, late); err != nil {
+	if l.lax, l.instance, err = s.db.setUp(ctx, pc, late); err != nil {
 		return link{}, err
 	}
 	if l.inline, err = s.db.prepare(ctx, pc, s.work.Prepare); err != nil {
@@ -159,7 +160,7 @@ const patient = `SELECT set_config('statement_timeout', $1, true)`
 // statement runs (PostgreSQL 14) frees the locks of a step that we gave up.
 const (
 	watch = `SELECT set_config('client_connection_check_interval', '500ms', false) WHERE current_setting('client_connection_check_interval', true) IS NOT NULL`
-	check = `SELECT current_setting('transaction_read_only'), current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit')`
+	check = `SELECT current_setting('transaction_read_only'), current_setting('server_encoding'), current_setting('fsync'), current_setting('synchronous_commit'), extract(epoch FROM pg_postmaster_start_time())::text`
 )
 
 // errReadOnly is the server that cannot be written to: a standby, or one that is set
@@ -172,10 +173,10 @@ func (*readOnlyError) Error() string    { return "the server is read-only" }
 func (*readOnlyError) SQLState() string { return readOnly }
 
 // setUp makes and checks the settings of a new connection, in one round trip. lax: its
-// transactions need durable.
-func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[string]string) (lax bool, err error) {
+// transactions need durable. at is the server that it leads to.
+func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[string]string) (lax bool, at *instance, err error) {
 	if encoding := pc.ParameterStatus("client_encoding"); encoding != "UTF8" {
-		return false, fmt.Errorf("the server does not speak UTF-8 with us but %q", encoding)
+		return false, nil, fmt.Errorf("the server does not speak UTF-8 with us but %q", encoding)
 	}
 	p := pc.StartPipeline(ctx)
 	for name, value := range late {
@@ -185,15 +186,15 @@ func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[strin
 	p.SendQueryParams(check, nil, nil, nil, nil)
 	rows, err := results(p)
 	if err != nil {
-		return false, fmt.Errorf("cannot set up the new connection: %w", err)
+		return false, nil, fmt.Errorf("cannot set up the new connection: %w", err)
 	}
 	last := len(late) + 1
-	if len(rows) != last+1 || len(rows[last]) != 1 || len(rows[last][0]) != 4 {
-		return false, errors.New("cannot set up the new connection: the server answered something else")
+	if len(rows) != last+1 || len(rows[last]) != 1 || len(rows[last][0]) != 5 {
+		return false, nil, errors.New("cannot set up the new connection: the server answered something else")
 	}
 	state := rows[last][0]
 	if string(state[0]) == "on" {
-		return false, errReadOnly
+		return false, nil, errReadOnly
 	}
 	if encoding := string(state[1]); encoding != "UTF8" {
 		db.warnOnce("server_encoding", "the database's encoding is "+encoding+" and not UTF8; messages with characters outside it will be refused")
@@ -204,7 +205,7 @@ func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[strin
 	if lax = string(state[3]) == "off"; lax {
 		db.warnOnce("synchronous_commit", "synchronous_commit is off on the server; it is switched on for each push, because an answered push must be durable")
 	}
-	return lax, nil
+	return lax, &instance{id: string(state[4]), seen: time.Now()}, nil
 }
 
 // results reads all results of a pipeline with one Sync, which it sends.

@@ -133,7 +133,7 @@ func TestStatementsAreSentWholeWhereTheyCannotBePrepared(t *testing.T) {
 // checkRow answers our question about settings as PostgreSQL does.
 func checkRow(sql string) []pgproto3.BackendMessage {
 	if strings.Contains(sql, "transaction_read_only") {
-		return []pgproto3.BackendMessage{&pgproto3.DataRow{Values: [][]byte{[]byte("off"), []byte("UTF8"), []byte("on"), []byte("on")}}}
+		return []pgproto3.BackendMessage{&pgproto3.DataRow{Values: [][]byte{[]byte("off"), []byte("UTF8"), []byte("on"), []byte("on"), []byte("1")}}}
 	}
 	return nil
 }

@@ -448,6 +448,7 @@ type walker struct {
 	g      *giver
 	random uint64
 	n      int
+	moves  int
 	did    []string
 }
 
@@ -459,7 +460,7 @@ func (s *walker) chance(n int) int {
 func (s *walker) step() {
 	g := s.g
 	say := func(what string) { s.did = append(s.did, what) }
-	switch s.chance(11) {
+	switch s.chance(12) {
 	case 0, 1, 2:
 		s.n++
 		name := fmt.Sprint(s.n)
@@ -508,6 +509,10 @@ func (s *walker) step() {
 	case 10:
 		say("hung elsewhere")
 		g.db.hung(g.now)
+	case 11:
+		say("moved")
+		s.moves++
+		g.elsewhere(fmt.Sprint("server ", s.moves), s.moves)
 	}
 }
 

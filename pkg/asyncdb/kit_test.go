@@ -35,8 +35,9 @@ type rig struct {
 	shut  int   // times that the lane closed its socket
 	fails error // the next write fails with it
 
-	inline bool // the next connection cannot prepare statements
-	lax    bool // the next connection does not wait for the disk
+	inline bool     // the next connection cannot prepare statements
+	lax    bool     // the next connection does not wait for the disk
+	at     instance // the next connection leads to it
 	log    bytes.Buffer
 	ids    *queue.IDs
 	queue  queue.Config
@@ -129,7 +130,8 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
-	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax}}
+	at := r.at
+	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax, instance: &at}}
 	r.conn = c
 	c.opened(func(b []byte) error {
 		if err := r.fails; err != nil {

@@ -23,6 +23,10 @@ func (s *Store) fire() {
 // the next step is on its way, so that PostgreSQL works while answers are written.
 func (s *Store) advance(now time.Duration) {
 	s.state = idle
+	if s.left(now) {
+		s.leave(now)
+		return
+	}
 	for s.working || s.load(now) {
 		if statements := s.current.Step(now); statements != nil {
 			s.send(statements, now)
@@ -124,6 +128,12 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 	if s.state == probing {
 		s.proven()
 		s.advance(now)
+		return
+	}
+	if s.left(now) {
+		s.unknown()
+		s.state = idle
+		s.leave(now)
 		return
 	}
 	s.state = idle

@@ -81,7 +81,7 @@ func TestSessionsAreAsTheyShouldBe(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer closeNow(pc.PgConn)
-		if lax, err := db.setUp(ctx, pc.PgConn, settings); err != nil || !lax {
+		if lax, _, err := db.setUp(ctx, pc.PgConn, settings); err != nil || !lax {
 			t.Fatal(lax, err)
 		}
 		for name, want := range map[string]string{

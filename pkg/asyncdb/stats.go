@@ -29,6 +29,7 @@ type Stats struct {
 	Connects        atomic.Uint64 // connections made
 	ConnectFailures atomic.Uint64 // attempts that failed
 	Losses          atomic.Uint64 // connections lost, whoever closed them
+	Moves           atomic.Uint64 // of these: closed by us because another server is the primary now
 	Hangs           atomic.Uint64 // of these: closed by us because nothing came
 
 	Errors [classes]atomic.Uint64 // errors of steps, by queue.Class

@@ -43,6 +43,7 @@ type Store struct {
 
 	giveBackFn func()      // giveBackNow, likewise
 	dialSoonFn func()      // dialSoon, likewise
+	leaveFn    func()      // leaveIfIdle, likewise
 	out        []byte      // scratch: the bytes of one step
 	parsed     []bool      // scratch: its statements that are sent with a Parse
 	late       []*queue.Op // scratch: ops whose deadline came
@@ -55,6 +56,7 @@ type Store struct {
 	dialFn     func(context.Context) // connectAndAttach; ends in conn.opened or dialFailed, on the loop
 	attempts   int                   // connections tried since one was good for something
 	stopDial   context.CancelFunc
+	leftAt     time.Duration // the lane has left a server for another then; 0: never
 	preparedAt time.Duration // the last time that a batch found its prepared statements gone; 0: never
 	inline     bool          // statements are sent whole, prepared ones do not last here
 	prepared   map[string]bool
@@ -116,7 +118,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	for _, name := range work.Prepare {
 		s.prepared[name] = true
 	}
-	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow
+	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle
 	s.id = db.enlist(s)
 	return s
 }

@@ -24,6 +24,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -126,6 +127,8 @@ type Maintainer struct {
 
 	away  time.Time // PostgreSQL is away since; zero: it is there
 	tries int       // attempts to reach it since
+
+	moved atomic.Bool // the connection leads to a server that is to be left
 }
 
 // Start begins the work. It does not wait for PostgreSQL.
@@ -139,6 +142,10 @@ func Start(o Options) (*Maintainer, error) {
 	go m.run(ctx)
 	return m, nil
 }
+
+// Reconnect has the next turn begin with a new connection: another server is the primary
+// now. Any goroutine.
+func (m *Maintainer) Reconnect() { m.moved.Store(true) }
 
 // prepare makes a Maintainer that does not run.
 func prepare(o Options) (*Maintainer, error) {
@@ -246,6 +253,9 @@ func (m *Maintainer) next() (first *job) {
 // reach waits until there is a connection. An outage is two lines in the log. False: ctx
 // has ended.
 func (m *Maintainer) reach(ctx context.Context) bool {
+	if m.moved.Swap(false) {
+		m.session.close()
+	}
 	for !m.session.connected() {
 		err := m.session.connect(ctx)
 		if ctx.Err() != nil {

@@ -83,13 +83,17 @@ func (s *session) close() {
 // transact runs step in a transaction under the lock. Whatever goes wrong, nothing of it
 // stays.
 func (s *session) transact(ctx context.Context, key int64, t *turn, step func(context.Context, *turn) (outcome, error)) (outcome, error) {
-	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	// Not READ WRITE, which would write to an old primary that was set read-only.
+	tx, err := s.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return idle, fmt.Errorf("cannot begin: %w", err)
 	}
 	o, err := s.inside(ctx, tx, key, t, step)
 	if err != nil || o == busy {
 		_ = tx.Rollback(ctx) // if it fails the connection is closed, which does the same
+		if readOnly(err) {
+			s.close() // another server may be the primary now: the next connection looks for it
+		}
 		return o, err
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -151,6 +155,12 @@ func collect[T any](ctx context.Context, q query, name string, scan func(pgx.Row
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return all, nil
+}
+
+// readOnly says whether a turn ended because the server cannot be written to.
+func readOnly(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "25006" // read_only_sql_transaction
 }
 
 // gaveWay says whether a turn ended because somebody else was in the way: a lock that was

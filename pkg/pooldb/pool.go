@@ -117,6 +117,10 @@ func (p *Pool) Close() {
 	p.db.Close()
 }
 
+// Reconnect has connections replaced that exist now, each when its op is done: another
+// server is the primary now. Any goroutine.
+func (p *Pool) Reconnect() { p.db.Reset() }
+
 // Store is the pool as one loop sees it.
 type Store struct {
 	pool *Pool
