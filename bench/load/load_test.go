@@ -73,7 +73,9 @@ func TestAnAnswerIsCutWhenItIsWhole(t *testing.T) {
 	for i := range len(whole) {
 		f(whole[:i], 0, 0, "", true)
 	}
-	f("HTTP/1.1 204 No Content\r\n\r\n", 0, 0, "", false)
+	f("HTTP/1.1 204 No Content\r\n\r\n", 204, 27, "", true)
+	f("HTTP/1.1 200 OK\r\n\r\n", 0, 0, "", false)
+	f("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", 0, 0, "", false)
 	f("HTTP/1.1 2x1 C\r\nContent-Length: 0\r\n\r\n", 0, 0, "", false)
 	f("SSH-2.0 hello there\r\n\r\n", 0, 0, "", false)
 	f("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", 0, 0, "", false)

@@ -16,7 +16,7 @@ import (
 func Once(ctx context.Context, addr string, s Shape, body []byte, n, workers int) (*Result, error) {
 	request := fmt.Appendf(nil, "POST %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		s.Path, addr, len(body), body)
-	r := &Result{Latency: newHistogram()}
+	r := newResult()
 	var mu sync.Mutex // guards r
 	var begun atomic.Int64
 	var wg sync.WaitGroup
@@ -30,7 +30,9 @@ func Once(ctx context.Context, addr string, s Shape, body []byte, n, workers int
 				if err != nil {
 					r.refuse(err.Error())
 				} else {
-					r.hear(a, s.Items, false, time.Since(sent), true)
+					n := hearQueued(r, a, s.Items)
+					r.Queued, r.InTime = r.Queued+n, r.InTime+n
+					record(r.Latency, time.Since(sent))
 				}
 				mu.Unlock()
 			}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/url"
+	"strconv"
 )
 
 // Pop is what a consumer asks for.
@@ -18,7 +19,9 @@ type Pop struct {
 }
 
 // Request is the whole request for a server at host.
-func (p Pop) Request(host string) []byte {
+func (p Pop) Request(host string) []byte { return Target{Addr: host}.get(p.path()) }
+
+func (p Pop) path() string {
 	q := url.Values{"batch": {fmt.Sprint(p.Batch)}, "wait": {fmt.Sprint(p.Wait)}, "timeout": {fmt.Sprint(p.TimeoutMs)}, "autoAck": {fmt.Sprint(p.AutoAck)}}
 	if p.Group != "" {
 		q.Set("consumerGroup", p.Group)
@@ -29,7 +32,7 @@ func (p Pop) Request(host string) []byte {
 	if p.Mode != "" {
 		q.Set("subscriptionMode", p.Mode)
 	}
-	return fmt.Appendf(nil, "GET /api/v1/pop/queue/%s?%s HTTP/1.1\r\nHost: %s\r\n\r\n", p.Queue, q.Encode(), host)
+	return "/api/v1/pop/queue/" + p.Queue + "?" + q.Encode()
 }
 
 // Delivery is one message as a pop brought it.
@@ -37,7 +40,7 @@ type Delivery struct{ ID, Partition ID }
 
 // The members of a popped message that are looked for, in the order in which they
 // come: keys are sorted.
-var idMember, partitionMember, transactionMember = []byte(`,"id":"`), []byte(`"partitionId":"`), []byte(`"transactionId":"`)
+var dataMember, idMember, partitionMember, transactionMember = []byte(`"data":`), []byte(`,"id":"`), []byte(`"partitionId":"`), []byte(`"transactionId":"`)
 
 // eachDelivery calls visit with what follows each message's id, partitionId and
 // transactionId. Payloads must hold none of the three; ours are hexadecimal.
@@ -75,9 +78,44 @@ func AppendDeliveries(all []Delivery, body []byte) []Delivery {
 	return all
 }
 
+// eachNumber calls visit with the number of each message in a pop's answer: the one
+// with which its payload begins, wherever a server that stores jsonb puts blanks. A
+// payload without one gives -1.
+func eachNumber(body []byte, visit func(number int64)) {
+	for {
+		_, data, ok := bytes.Cut(body, dataMember)
+		if !ok {
+			return
+		}
+		visit(payloadNumber(data))
+		body = data
+	}
+}
+
+func payloadNumber(data []byte) int64 {
+	for _, token := range []string{`{`, `"i"`, `:`, `"`} {
+		var ok bool
+		if data, ok = bytes.CutPrefix(bytes.TrimLeft(data, " "), []byte(token)); !ok {
+			return -1
+		}
+	}
+	if len(data) < numberDigits {
+		return -1
+	}
+	n, err := strconv.ParseInt(string(data[:numberDigits]), 16, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
 // AppendAck appends a whole request that acknowledges all messages in a pop's
 // answer, as clients do: each with its lease. n is how many there are.
 func AppendAck(dst []byte, host, group string, body []byte) (request []byte, n int) {
+	return Target{Addr: host}.appendAck(dst, group, body)
+}
+
+func (t Target) appendAck(dst []byte, group string, body []byte) (request []byte, n int) {
 	var b bytes.Buffer
 	b.WriteString(`{"acknowledgments":[`)
 	lease := []byte(`"leaseId":"`)
@@ -102,8 +140,8 @@ func AppendAck(dst []byte, host, group string, body []byte) (request []byte, n i
 		fmt.Fprintf(&b, `,"consumerGroup":%q`, group)
 	}
 	b.WriteByte('}')
-	return fmt.Appendf(dst, "POST /api/v1/ack/batch HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		host, b.Len(), b.Bytes()), n
+	return fmt.Appendf(dst, "POST %s/api/v1/ack/batch HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		t.Prefix, t.host(), b.Len(), b.Bytes()), n
 }
 
 // Acked is how many acknowledgments an answer calls successful.

@@ -18,10 +18,11 @@ type answer struct {
 }
 
 // errUnbounded: we read only answers that say how long they are.
-var errUnbounded = errors.New("the answer has no Content-Length")
+var errUnbounded = errors.New("the answer has neither Content-Length nor chunks")
 
 // cutAnswer takes one whole answer off the front of buf. n is 0 while buf does
-// not hold all of it.
+// not hold all of it. Chunked bodies (RFC 9112 §7.1) are put together in a buffer of
+// their own.
 func cutAnswer(buf []byte) (a answer, n int, err error) {
 	end := bytes.Index(buf, []byte("\r\n\r\n"))
 	if end < 0 {
@@ -34,9 +35,19 @@ func cutAnswer(buf []byte) (a answer, n int, err error) {
 	if a.status, err = strconv.Atoi(string(head[9:12])); err != nil {
 		return a, 0, fmt.Errorf("not an HTTP answer: %.40q", head)
 	}
-	length, err := contentLength(head)
+	if a.status == 204 || a.status == 304 { // RFC 9112 §6.3
+		return a, end + 4, nil
+	}
+	length, chunked, err := bodyLength(head)
 	if err != nil {
 		return a, 0, err
+	}
+	if chunked {
+		a.body, n, err = cutChunks(buf[end+4:])
+		if n > 0 {
+			n += end + 4
+		}
+		return a, n, err
 	}
 	if n = end + 4 + length; n > len(buf) {
 		return a, 0, nil
@@ -45,14 +56,54 @@ func cutAnswer(buf []byte) (a answer, n int, err error) {
 	return a, n, nil
 }
 
-func contentLength(head []byte) (int, error) {
+func bodyLength(head []byte) (length int, chunked bool, err error) {
 	for line := range bytes.Lines(head) {
 		name, value, _ := bytes.Cut(line, []byte(":"))
-		if bytes.EqualFold(name, []byte("Content-Length")) {
-			return strconv.Atoi(string(bytes.TrimSpace(value)))
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			length, err = strconv.Atoi(string(bytes.TrimSpace(value)))
+			if err == nil && length < 0 {
+				err = fmt.Errorf("the answer has a length of %d", length)
+			}
+			return length, false, err
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")) && bytes.EqualFold(bytes.TrimSpace(value), []byte("chunked")):
+			return 0, true, nil
 		}
 	}
-	return 0, errUnbounded
+	return 0, false, errUnbounded
+}
+
+// cutChunks puts a chunked body together; n is 0 while it is not whole.
+func cutChunks(buf []byte) (body []byte, n int, err error) {
+	for {
+		line := bytes.Index(buf[n:], []byte("\r\n"))
+		if line < 0 {
+			return nil, 0, nil
+		}
+		size, _, _ := bytes.Cut(buf[n:n+line], []byte(";"))
+		length, err := strconv.ParseUint(string(bytes.TrimSpace(size)), 16, 31)
+		if err != nil {
+			return nil, 0, fmt.Errorf("no size of a chunk: %.40q", size)
+		}
+		n += line + 2
+		if length == 0 {
+			break
+		}
+		if n+int(length)+2 > len(buf) {
+			return nil, 0, nil
+		}
+		body = append(body, buf[n:n+int(length)]...)
+		n += int(length) + 2
+	}
+	for { // trailers, and an empty line
+		line := bytes.Index(buf[n:], []byte("\r\n"))
+		if line < 0 {
+			return nil, 0, nil
+		}
+		if n += line + 2; line == 0 {
+			return body, n, nil
+		}
+	}
 }
 
 // appendQueued appends the ids of the items that the answer calls queued.

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"testing"
@@ -115,4 +116,70 @@ func TestTheMachineIsDescribed(t *testing.T) {
 	if m := ThisMachine(); m.Cores < 1 || m.MemoryBytes <= 0 || m.Kernel == "" || m.Go == "" {
 		t.Fatalf("%+v", m)
 	}
+}
+
+func TestATreeIsSampledWithItsChildren(t *testing.T) {
+	child := exec.Command("/bin/sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = child.Process.Kill()
+		_ = child.Wait()
+	}()
+	tree, err := Tree(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := tree.threads[child.Process.Pid]; !there || tree.RSS <= 0 {
+		t.Fatalf("%d threads, %d bytes", len(tree.threads), tree.RSS)
+	}
+	if _, err := Tree(1 << 30); err == nil {
+		t.Fatal("a tree of nobody")
+	}
+}
+
+func TestSystemCallsAreCounted(t *testing.T) {
+	child := exec.Command("/bin/sh", "-c", "read x; i=0; while [ $i -lt 100 ]; do echo; i=$((i+1)); done; echo; read x")
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = child.Wait()
+	}()
+	count, err := CountSyscalls(child.Process.Pid)
+	if err != nil {
+		t.Skip(err) // not everybody may
+	}
+	if _, err := in.Write([]byte("\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 101)); err != nil {
+		t.Fatal(err)
+	}
+	n, err := count.Stop()
+	if err != nil || n < 101 || n > 2000 || count.How() == "" {
+		t.Fatalf("101 lines were written with %d system calls, %v", n, err)
+	}
+}
+
+func TestStracesTotalIsRead(t *testing.T) {
+	f := func(table string, want uint64, ok bool) {
+		t.Helper()
+		if got, err := parseStrace([]byte(table)); got != want || (err == nil) != ok {
+			t.Fatalf("%q: %d, %v", table, got, err)
+		}
+	}
+	f("% time     seconds  usecs/call     calls    errors syscall\n  0.21    0.000005           5         1           read\n100.00    0.002351          29        81         1 total\n", 81, true)
+	f("100.00    0.002351          29        81           total\n", 81, true)
+	f("", 0, false)
 }

@@ -1,6 +1,7 @@
 // Package proc asks Linux what a process has cost: CPU time, context switches,
-// memory. It reads /proc and nothing else: no perf events, no privileges, no
-// agent inside the process that is measured, so a server cannot flatter itself.
+// memory, system calls. It reads /proc, which takes no privileges; only system calls,
+// which /proc does not count, take a perf event. No agent is inside the process that
+// is measured, so a server cannot flatter itself.
 //
 // A sample is cumulative; two samples make a Usage. All figures are the
 // kernel's: proc_pid_stat(5), proc_pid_status(5), and Documentation/scheduler/
@@ -43,15 +44,35 @@ type Usage struct {
 // Process samples one process with all its threads.
 func Process(pid int) (Sample, error) {
 	s := Sample{threads: map[int]thread{}}
-	dir := fmt.Sprintf("/proc/%d", pid)
-	st, err := readStat(dir)
+	return s, s.add(pid)
+}
+
+// Tree samples a process and all its living descendants with all their threads. RSS
+// is their sum: what they share is counted for each.
+func Tree(root int) (Sample, error) {
+	s := Sample{threads: map[int]thread{}}
+	family, err := descendants(root)
 	if err != nil {
 		return s, err
 	}
-	s.group = st.self
+	for _, pid := range family {
+		if err := s.add(pid); err != nil && (pid == root || !gone(err)) {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+func (s *Sample) add(pid int) error {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	st, err := readStat(dir)
+	if err != nil {
+		return err
+	}
+	s.group += st.self
 	tasks, err := os.ReadDir(dir + "/task")
 	if err != nil {
-		return s, fmt.Errorf("cannot list the threads of process %d: %w", pid, err)
+		return fmt.Errorf("cannot list the threads of process %d: %w", pid, err)
 	}
 	for _, t := range tasks {
 		tid, err := strconv.Atoi(t.Name())
@@ -63,16 +84,16 @@ func Process(pid int) (Sample, error) {
 			continue
 		}
 		if err != nil {
-			return s, err
+			return err
 		}
 		s.threads[tid] = th
 	}
 	status, err := os.ReadFile(dir + "/status")
 	if err != nil {
-		return s, err
+		return err
 	}
-	s.RSS = 1024 * int64(statusNumber(status, "VmRSS:"))
-	return s, nil
+	s.RSS += 1024 * int64(statusNumber(status, "VmRSS:"))
+	return nil
 }
 
 // Since is what was used between an earlier sample and this one. Threads that
