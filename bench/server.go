@@ -13,14 +13,27 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/queend/queend/bench/load"
+	"github.com/queend/queend/bench/proc"
 )
 
 // server is one server process under test.
 type server struct {
-	name string
-	addr string
-	cmd  *exec.Cmd
-	log  string // path of what it wrote to stderr
+	name   string
+	addr   string
+	prefix string // before the paths of its API
+	host   string // the Host field; empty: addr
+	cmd    *exec.Cmd
+	log    string // path of what it wrote to stderr
+
+	db       *pgx.Conn // to its database; nil: nobody has told where that is
+	postgres int       // the postmaster; 0: not known, or not on this machine
+	foreign  bool      // somebody else has started it, and owns what is in its database
+	process  int       // of a foreign one; 0: not known
+	lacks    reasons   // what cannot be measured of it
 }
 
 // readyMax and stopMax bound a server's start (migrations included) and its end.
@@ -36,7 +49,7 @@ func (w *world) start(ctx context.Context, name, binary string, env ...string) (
 	if err != nil {
 		return nil, err
 	}
-	s := &server{name: name, addr: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(w.dir, name+".log")}
+	s := &server{name: name, addr: net.JoinHostPort("127.0.0.1", port), log: filepath.Join(w.dir, name+".log"), db: w.db, postgres: w.pg.Pid()}
 	log, err := os.Create(s.log)
 	if err != nil {
 		return nil, err
@@ -68,7 +81,18 @@ func freePort() (string, error) {
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port), nil
 }
 
-func (s *server) pid() int { return s.cmd.Process.Pid }
+// pid is 0 when there is no process, or nobody knows which.
+func (s *server) pid() int {
+	if s.cmd == nil {
+		return s.process
+	}
+	return s.cmd.Process.Pid
+}
+
+// target is where the generator sends its requests.
+func (s *server) target() load.Target {
+	return load.Target{Addr: s.addr, Host: s.host, Prefix: s.prefix}
+}
 
 // ready polls /health.
 func (s *server) ready(ctx context.Context) error {
@@ -91,7 +115,7 @@ func (s *server) ready(ctx context.Context) error {
 // get fetches a path, each time on a connection of its own: no idle connection of
 // ours is left on the server while it is measured.
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {
-	return get(ctx, "http://"+s.addr+path)
+	return get(ctx, "http://"+s.addr+s.prefix+path)
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {
@@ -128,6 +152,52 @@ func (s *server) counts(ctx context.Context) (c counts, err error) {
 	c.batched, _ = metric(text, `queend_batch_messages_sum{lane="push"}`)
 	c.mallocs, err = metric(text, "go_memstats_mallocs_total")
 	return c, err
+}
+
+// countsIfAny is counts where they can be had.
+func (s *server) countsIfAny(ctx context.Context) (c counts, err error) {
+	if _, lacks := s.lacks[lackAllocations]; lacks {
+		return c, nil
+	}
+	return s.counts(ctx)
+}
+
+// sample is what the process, or where it is not ours its tree, has used.
+func (s *server) sample() (proc.Sample, error) {
+	switch {
+	case s.pid() == 0:
+		return proc.Sample{}, nil
+	case s.foreign:
+		return proc.Tree(s.pid())
+	}
+	return proc.Process(s.pid())
+}
+
+// postgresCPU is what PostgreSQL has used, all its processes together.
+func (s *server) postgresCPU() (time.Duration, error) {
+	if s.postgres == 0 {
+		return 0, nil
+	}
+	return proc.TreeCPU(s.postgres)
+}
+
+// The names of figures that a server may lack.
+const (
+	lackAllocations = "allocations_per_message"
+	lackPostgres    = "postgres_cpu_us_per_message"
+	lackWAL         = "wal_bytes_per_message"
+)
+
+var lackProcess = []string{"server_cpu_us_per_message", "voluntary_switches_per_message", "involuntary_switches_per_message", "syscalls_per_message", "server_rss_bytes"}
+
+// lack notes that figures cannot be measured.
+func (s *server) lack(why string, figures ...string) {
+	if s.lacks == nil {
+		s.lacks = reasons{}
+	}
+	for _, figure := range figures {
+		s.lacks[figure] = why
+	}
 }
 
 // metric reads one sample from Prometheus' text format; its labels are part of the name.

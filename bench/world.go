@@ -28,7 +28,8 @@ type world struct {
 	pg      *postgres.Server
 	db      *pgx.Conn // for truncating and counting; idle while something is measured
 	servers []*server
-	given   string // a queend binary to use instead of building one
+	foreign []*server // that somebody else has started
+	given   string    // a queend binary to use instead of building one
 	set     settings
 	env     []string // of every server
 }
@@ -95,6 +96,11 @@ func (w *world) close() {
 			say("%v", err)
 		}
 	}
+	for _, s := range w.foreign {
+		if s.db != nil {
+			_ = s.db.Close(context.Background())
+		}
+	}
 	if w.db != nil {
 		_ = w.db.Close(context.Background())
 	}
@@ -142,10 +148,18 @@ func (w *world) empty(ctx context.Context) error {
 	return nil
 }
 
-// stored compares what clients were told with what is in the table: ids answered
-// that are no row, and rows that nobody was told of.
-func (w *world) stored(ctx context.Context, answered []load.ID) (missing, untold int64, err error) {
-	rows, err := w.db.Query(ctx, "SELECT id FROM queen.messages")
+// stored compares what clients were told with what is in the table, of the queues that
+// they pushed to and since a moment: ids answered that are no row, and rows that nobody
+// was told of. Without a database nothing can be said, and 0 is.
+func (s *server) stored(ctx context.Context, queues []string, began time.Time, answered []load.ID) (missing, untold int64, err error) {
+	if s.db == nil {
+		return 0, 0, nil
+	}
+	// Nothing of a queue can be older than its push: a push is stamped by PostgreSQL's
+	// clock, or later.
+	rows, err := s.db.Query(ctx, `SELECT m.id FROM queen.messages m
+		WHERE m.created_at >= $2 AND m.partition_id IN
+			(SELECT p.id FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = ANY ($1))`, queues, began)
 	if err != nil {
 		return 0, 0, fmt.Errorf("cannot read the messages back: %w", err)
 	}
@@ -155,6 +169,14 @@ func (w *world) stored(ctx context.Context, answered []load.ID) (missing, untold
 	}
 	missing, untold = compare(answered, there)
 	return missing, untold, nil
+}
+
+// clock is PostgreSQL's.
+func (s *server) clock(ctx context.Context) (now time.Time, err error) {
+	if s.db != nil {
+		err = s.db.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now)
+	}
+	return now, err
 }
 
 // compare counts the ids that only one side has. An id that was answered twice is
@@ -184,8 +206,10 @@ func (w *world) count(ctx context.Context) (n int64, err error) {
 }
 
 // wal is how many bytes of WAL were ever written.
-func (w *world) wal(ctx context.Context) (n int64, err error) {
-	err = w.db.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8").Scan(&n)
+func (s *server) wal(ctx context.Context) (n int64, err error) {
+	if s.db != nil {
+		err = s.db.QueryRow(ctx, "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8").Scan(&n)
+	}
 	return n, err
 }
 

@@ -43,7 +43,7 @@ func (c *Closed) Close() { c.e.close() }
 // may be called again.
 func (c *Closed) Run(ctx context.Context, d time.Duration) (*Result, error) {
 	return onOneThread(func() (*Result, error) {
-		r := newResult()
+		r := NewResult()
 		c.p.begin(r, d)
 		for c.p.busy() {
 			if err := c.p.step(ctx); err != nil {

@@ -145,7 +145,7 @@ func (c *consumers) heardPop(one *consumer, a answer, now time.Time) {
 	}
 	c.r.Pops++
 	c.r.Delivered += int64(n)
-	record(c.r.PopTime, now.Sub(one.k.at))
+	Record(c.r.PopTime, now.Sub(one.k.at))
 	if c.quota > 0 {
 		if c.quota -= int64(n); c.quota <= 0 {
 			c.quota, c.halted = 0, true
@@ -176,7 +176,7 @@ func (c *consumers) deliver(g *group, number int64, now time.Time) {
 		c.r.refuse("a message came that nobody here has pushed")
 		return
 	}
-	record(c.r.EndToEnd, now.Sub(at))
+	Record(c.r.EndToEnd, now.Sub(at))
 	g.seen = grown(g.seen, number+1)
 	switch {
 	case g.seen[number]:
@@ -191,7 +191,7 @@ func (c *consumers) heardAck(one *consumer, a answer, now time.Time) {
 	n := one.acking
 	one.acking = 0
 	c.acking--
-	record(c.r.AckTime, now.Sub(one.k.at))
+	Record(c.r.AckTime, now.Sub(one.k.at))
 	if acked := Acked(a.body); a.status/100 != 2 || acked != n {
 		c.r.refuse(fmt.Sprintf("ack: %d of %d: %d %.200s", acked, n, a.status, a.body))
 	}

@@ -296,9 +296,9 @@ func TestOnceMakesExactlyAsManyRequests(t *testing.T) {
 }
 
 func TestQuantilesAreThoseOfWhatWasRecorded(t *testing.T) {
-	r := &Result{Latency: newHistogram()}
+	r := &Result{Latency: NewHistogram()}
 	for us := 1; us <= 1000; us++ {
-		record(r.Latency, time.Duration(us)*time.Microsecond)
+		Record(r.Latency, time.Duration(us)*time.Microsecond)
 	}
 	f := func(q float64, want time.Duration) {
 		t.Helper()
@@ -309,8 +309,8 @@ func TestQuantilesAreThoseOfWhatWasRecorded(t *testing.T) {
 	f(50, 500*time.Microsecond)
 	f(99, 990*time.Microsecond)
 	f(100, 1000*time.Microsecond)
-	record(r.Latency, -time.Second) // a clock that stepped
-	record(r.Latency, time.Hour)
+	Record(r.Latency, -time.Second) // a clock that stepped
+	Record(r.Latency, time.Hour)
 	if got := r.Quantile(100); got < latencyMax-latencyMax/500 {
 		t.Fatalf("the longest is %v", got)
 	}

@@ -79,16 +79,16 @@ func (s Settings) loop(ctx context.Context, p *producers) (*Result, error) {
 		r.Count = r.Queued
 		return r, nil
 	}
-	return s.windows(func(warm bool) (*Result, error) {
+	return s.Windows(func(warm bool) (*Result, error) {
 		if warm {
-			return window(newResult(), s.Warm)
+			return window(NewResult(), s.Warm)
 		}
-		return window(newResult(), s.Window)
+		return window(NewResult(), s.Window)
 	})
 }
 
-// windows runs the warm-up and the window, with Before and After around that.
-func (s Settings) windows(run func(warm bool) (*Result, error)) (*Result, error) {
+// Windows runs the warm-up and the window, with Before and After around that.
+func (s Settings) Windows(run func(warm bool) (*Result, error)) (*Result, error) {
 	warm, err := onOneThread(func() (*Result, error) { return run(true) })
 	if err != nil {
 		return warm, err

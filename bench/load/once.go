@@ -16,11 +16,11 @@ import (
 func Once(ctx context.Context, addr string, s Shape, body []byte, n, workers int) (*Result, error) {
 	request := fmt.Appendf(nil, "POST %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		s.Path, addr, len(body), body)
-	r := newResult()
+	r := NewResult()
 	var mu sync.Mutex // guards r
 	var begun atomic.Int64
 	var wg sync.WaitGroup
-	cpu, start := processCPU(), time.Now()
+	cpu, start := ProcessCPU(), time.Now()
 	for range workers {
 		wg.Go(func() {
 			for begun.Add(1) <= int64(n) {
@@ -32,14 +32,14 @@ func Once(ctx context.Context, addr string, s Shape, body []byte, n, workers int
 				} else {
 					n := hearQueued(r, a, s.Items)
 					r.Queued, r.InTime = r.Queued+n, r.InTime+n
-					record(r.Latency, time.Since(sent))
+					Record(r.Latency, time.Since(sent))
 				}
 				mu.Unlock()
 			}
 		})
 	}
 	wg.Wait()
-	r.Elapsed, r.CPU = time.Since(start), processCPU()-cpu
+	r.Elapsed, r.CPU = time.Since(start), ProcessCPU()-cpu
 	return r, ctx.Err()
 }
 

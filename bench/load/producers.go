@@ -121,7 +121,7 @@ func (p *producers) pump(now time.Time) {
 		if at.Before(k.at) { // k.at: since when it was idle
 			p.r.Waited++
 		} else {
-			record(p.r.Lag, time.Since(at))
+			Record(p.r.Lag, time.Since(at))
 		}
 		p.send(k, at)
 	}
@@ -131,7 +131,7 @@ func (p *producers) pump(now time.Time) {
 // least, which is what the histogram is told.
 func (p *producers) abandon(now time.Time) {
 	for total := p.dueBy(p.end); p.due < total; p.due++ {
-		record(p.r.Latency, now.Sub(p.start.Add(time.Duration(p.due)*p.every)))
+		Record(p.r.Latency, now.Sub(p.start.Add(time.Duration(p.due)*p.every)))
 		p.r.Unsent += int64(p.items)
 	}
 }
@@ -160,7 +160,7 @@ func (p *producers) heard(k *conn, a answer, now time.Time) {
 		p.r.InTime += queued
 	}
 	if p.every > 0 || now.Before(p.end) {
-		record(p.r.Latency, now.Sub(k.at))
+		Record(p.r.Latency, now.Sub(k.at))
 	}
 	if p.queued != nil && queued == int64(p.items) {
 		p.queued(k.number, p.items)

@@ -136,17 +136,25 @@ func newDraw(s Shape, r *rand.Rand) *draw {
 	return d
 }
 
+// Drawer draws places as the modes do: queue i mod n and its partition i / n, of n
+// queues. It is for one goroutine at a time.
+func (s Shape) Drawer() func() int {
+	d := newDraw(s, rand.New(rand.NewPCG(s.Seed, 1)))
+	return d.index
+}
+
 // place is a queue and a partition of it. The first ones of Zipf's law are spread over
 // the queues.
 func (d *draw) place() (queue, partition int) {
-	n := d.shape.queues()
-	var at int
-	if d.zipf != nil {
-		at = int(d.zipf.Uint64())
-	} else {
-		at = d.random.IntN(n * d.shape.Partitions)
-	}
+	n, at := d.shape.queues(), d.index()
 	return at % n, at / n
+}
+
+func (d *draw) index() int {
+	if d.zipf != nil {
+		return int(d.zipf.Uint64())
+	}
+	return d.random.IntN(d.shape.queues() * d.shape.Partitions)
 }
 
 // template is the prebuilt body, or request, of one push: what differs from one to the

@@ -41,14 +41,16 @@ type Result struct {
 // latencyMax bounds a histogram's range; a longer wait counts as this long.
 const latencyMax = time.Minute
 
-// newHistogram counts microseconds to three significant digits.
-func newHistogram() *hdrhistogram.Histogram {
+// NewHistogram counts microseconds, up to a minute, to three significant digits.
+func NewHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, latencyMax.Microseconds(), 3)
 }
 
-func newResult() *Result { return &Result{Latency: newHistogram(), Lag: newHistogram()} }
+// NewResult has heard nothing yet.
+func NewResult() *Result { return &Result{Latency: NewHistogram(), Lag: NewHistogram()} }
 
-func record(h *hdrhistogram.Histogram, d time.Duration) {
+// Record adds one latency.
+func Record(h *hdrhistogram.Histogram, d time.Duration) {
 	us := min(max(d.Microseconds(), 1), latencyMax.Microseconds())
 	if err := h.RecordValue(us); err != nil {
 		panic("BUG: a latency outside the histogram: " + err.Error())
@@ -99,10 +101,10 @@ func Curve(h *hdrhistogram.Histogram) (all []Point) {
 func onOneThread(run func() (*Result, error)) (*Result, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cpu := processCPU()
+	cpu := ProcessCPU()
 	r, err := run()
 	if r != nil {
-		r.CPU = processCPU() - cpu
+		r.CPU = ProcessCPU() - cpu
 	}
 	return r, err
 }

@@ -65,7 +65,7 @@ func PopAck(ctx context.Context, s Settings) (*Result, error) {
 	if err != nil {
 		return fill, err
 	}
-	r, err := s.windows(func(warm bool) (*Result, error) {
+	r, err := s.Windows(func(warm bool) (*Result, error) {
 		if warm {
 			x.c.quota = int64(max(s.Backlog/10, 1) * max(s.Groups, 1))
 		}
@@ -96,7 +96,7 @@ func (s Settings) stream(ctx context.Context) (x *stream, err error) {
 		return nil, err
 	}
 	times := &timetable{items: s.Shape.Items, epoch: time.Now()}
-	x.c = &consumers{e: x.e, target: s.Target, pop: s.Pop, times: times, r: newResult()}
+	x.c = &consumers{e: x.e, target: s.Target, pop: s.Pop, times: times, r: NewResult()}
 	x.c.pop.Wait = true
 	x.c.pop.Batch = max(s.Pop.Batch, 1)
 	if s.Pop.TimeoutMs == 0 {
@@ -139,7 +139,7 @@ func streaming(ctx context.Context, s Settings) (*Result, error) {
 	}
 	defer x.e.close()
 	x.p.every = s.every(s.Shape.Items)
-	return s.windows(func(warm bool) (*Result, error) {
+	return s.Windows(func(warm bool) (*Result, error) {
 		if warm {
 			return x.window(ctx, s.Warm)
 		}
@@ -154,7 +154,7 @@ const popTimeoutMs = 30_000
 const stuckMax = 10 * time.Second
 
 func (x *stream) window(ctx context.Context, d time.Duration) (*Result, error) {
-	pushed, r := newResult(), newStreamResult()
+	pushed, r := NewResult(), newStreamResult()
 	x.c.begin(r, time.Now().Add(d))
 	x.p.begin(pushed, d)
 	moved, delivered := time.Now(), int64(0)
@@ -194,8 +194,8 @@ func (r *Result) missing(c *consumers) {
 }
 
 func newStreamResult() *Result {
-	r := newResult()
-	r.PushTime, r.PopTime, r.AckTime, r.EndToEnd = newHistogram(), newHistogram(), newHistogram(), newHistogram()
+	r := NewResult()
+	r.PushTime, r.PopTime, r.AckTime, r.EndToEnd = NewHistogram(), NewHistogram(), NewHistogram(), NewHistogram()
 	return r
 }
 
@@ -215,7 +215,7 @@ func (x *stream) step(ctx context.Context) error {
 
 // fill pushes the backlog. Nobody pops yet.
 func (x *stream) fill(ctx context.Context) (*Result, error) {
-	r := newResult()
+	r := NewResult()
 	n := x.Backlog + max(x.Backlog/10, 1)
 	x.p.most = int64((n + x.p.items - 1) / x.p.items)
 	x.p.begin(r, time.Minute)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -71,4 +72,15 @@ func descendants(root int) ([]int, error) {
 		family = append(family, children[family[i]]...)
 	}
 	return family, nil
+}
+
+// Parent is a process's name, cut to 15 bytes by the kernel, and its parent.
+func Parent(pid int) (name string, parent int, err error) {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	st, err := readStat(dir)
+	if err != nil {
+		return "", 0, err
+	}
+	comm, err := os.ReadFile(dir + "/comm")
+	return strings.TrimSpace(string(comm)), st.parent, err
 }

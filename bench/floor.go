@@ -1,0 +1,142 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/queend/queend/bench/floor"
+	"github.com/queend/queend/bench/load"
+	"github.com/queend/queend/pkg/schema"
+)
+
+// floorPoint is one way to put rows, and how many a second it put when that was tried.
+type floorPoint struct {
+	Way   string  `json:"way"`
+	Batch int     `json:"batch"` // rows in a statement
+	Conns int     `json:"connections"`
+	Rate  float64 `json:"rows_per_second"`
+}
+
+func (p floorPoint) String() string { return fmt.Sprintf("floor(%s, %d, %d)", p.Way, p.Batch, p.Conns) }
+
+// floorSizes are what a sweep tries.
+type floorSizes struct{ batches, conns []int }
+
+var sweepSizes = floorSizes{batches: []int{10, 100, 1000}, conns: []int{1, 2, 4, 8}}
+
+// floorServer stands for the server that the floor has not.
+func (w *world) floorServer() *server {
+	s := &server{name: armFloor, db: w.db, postgres: w.pg.Pid()}
+	s.lack("the floor has no server: the generator talks to PostgreSQL", append([]string{lackAllocations}, lackProcess...)...)
+	return s
+}
+
+// floorArm is an arm that puts rows this way. Its trials take of a load.Settings the
+// shape but for Items, the warm-up and the window.
+func (w *world) floorArm(p floorPoint) arm {
+	return arm{name: armFloor, floor: &p, server: w.floorServer()}
+}
+
+// sweepFloor tries every way, batch and number of connections, each for the window,
+// and says what each carried, the best first. It is done once a run; the best are then
+// measured in turns with the other arms.
+func (w *world) sweepFloor(ctx context.Context, shape load.Shape, sizes floorSizes, window time.Duration) ([]floorPoint, error) {
+	var all []floorPoint
+	for _, way := range []string{floor.Unnest, floor.Copy} {
+		for _, batch := range sizes.batches {
+			for _, conns := range sizes.conns {
+				p := floorPoint{Way: way, Batch: batch, Conns: conns}
+				c, err := w.trial(ctx, w.floorArm(p), trial{load: load.Settings{Shape: shape, Warm: window / 4, Window: window}})
+				if err != nil {
+					return nil, err
+				}
+				if !c.honest() {
+					return nil, fmt.Errorf("%s: %d rows that were committed are not there, %d are that were not", p, c.Missing, c.Untold)
+				}
+				p.Rate = c.Rate
+				all = append(all, p)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b floorPoint) int { return cmp.Compare(b.Rate, a.Rate) })
+	return all, nil
+}
+
+// limit is the best of a sweep: what PostgreSQL takes.
+func limit(all []floorPoint) floorPoint { return all[0] }
+
+// bestFloor is the best of a sweep with this way and batch; "" and 0 stand for any.
+func bestFloor(all []floorPoint, way string, batch int) (p floorPoint, ok bool) {
+	i := slices.IndexFunc(all, func(p floorPoint) bool { return (way == "" || p.Way == way) && (batch == 0 || p.Batch == batch) })
+	if i < 0 {
+		return p, false
+	}
+	return all[i], true
+}
+
+// floorQueue is where the floor's rows go: into a queue that no server pushes to, since
+// its heads stay where they are.
+const floorQueue = "floor"
+
+// floorMode is a mode of load, by pgconn instead of HTTP.
+func (w *world) floorMode(p floorPoint) load.Mode {
+	return func(ctx context.Context, s load.Settings) (*load.Result, error) {
+		partitions, err := w.floorPartitions(ctx, s.Shape)
+		if err != nil {
+			return nil, err
+		}
+		o := floor.Options{Way: p.Way, Batch: p.Batch, Conns: p.Conns, Partitions: partitions, PayloadBytes: s.Shape.PayloadBytes, Seed: s.Shape.Seed}
+		if s.Shape.Zipf != 0 {
+			o.Draw = s.Shape.Drawer()
+		}
+		f, err := floor.Open(ctx, &w.db.Config().Config, o)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return s.Windows(func(warm bool) (*load.Result, error) {
+			if warm {
+				return f.Run(ctx, s.Warm)
+			}
+			return f.Run(ctx, s.Window)
+		})
+	}
+}
+
+// floorPartitions makes the queues and partitions of a shape by the statements that
+// pushes use, and lists the partitions.
+func (w *world) floorPartitions(ctx context.Context, shape load.Shape) ([]load.ID, error) {
+	var queues, partitions []string
+	for _, queue := range shape.QueueNames() {
+		for i := range shape.Partitions {
+			queues, partitions = append(queues, queue), append(partitions, fmt.Sprintf("p%d", i))
+		}
+	}
+	b := &pgx.Batch{}
+	b.Queue(schema.Statement("push_queues"), queues)
+	b.Queue(schema.Statement("push_partitions"), queues, partitions)
+	b.Queue(schema.Statement("push_heads"), queues, partitions)
+	var all []load.ID
+	b.Queue(schema.Statement("push_ids"), queues, partitions).Query(func(rows pgx.Rows) error {
+		var o int64
+		var id [16]byte
+		var encrypted bool
+		_, err := pgx.ForEachRow(rows, []any{&o, &id, &encrypted}, func() error {
+			all = append(all, id)
+			return nil
+		})
+		return err
+	})
+	if err := w.db.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("cannot make the floor's partitions: %w", err)
+	}
+	if len(all) != len(queues) {
+		return nil, fmt.Errorf("%d of %d partitions of the floor are there", len(all), len(queues))
+	}
+	return all, nil
+}
