@@ -38,6 +38,7 @@ func exportLoops(set *metrics.Set, server *loop.Server) {
 	counter("queend_timeouts_total", timeouts, func(s loop.Stats) uint64 { return s.TimeoutsHead }, "kind", "head")
 	counter("queend_timeouts_total", timeouts, func(s loop.Stats) uint64 { return s.TimeoutsBody }, "kind", "body")
 	counter("queend_timeouts_total", timeouts, func(s loop.Stats) uint64 { return s.TimeoutsWrite }, "kind", "write")
+	counter("queend_timeouts_total", timeouts, func(s loop.Stats) uint64 { return s.TimeoutsSilent }, "kind", "silent")
 	counter("queend_readers_closed_total", "Connections ended because their client did not read its answers.", func(s loop.Stats) uint64 { return s.ReadersClosed })
 	counter("queend_replies_dropped_total", "Answers to clients that had gone.", func(s loop.Stats) uint64 { return s.RepliesDropped })
 	counter("queend_bugs_total", "Panics that were caught. Each is a bug; please report it.", func(s loop.Stats) uint64 { return s.Panics })

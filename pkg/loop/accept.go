@@ -20,22 +20,39 @@ type acceptor struct {
 	ended    chan struct{} // closed when the goroutine has ended; nil: it never started
 }
 
+// listenerOption is an option of a socket and its value.
+type listenerOption struct{ level, name, value int }
+
 // listenerOptions are set on the listener and inherited by what it accepts, which
-// saves as many system calls for each client (tcp(7)). Keep-alive finds clients that
-// vanished without a word within a minute, also those that wait for an answer and so
-// are not idle.
-var listenerOptions = []struct{ level, name, value int }{
-	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10},
-	{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
-	{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+// saves as many system calls for each client (tcp(7)).
+//
+// Keep-alive finds clients that vanished without a word within half a minute, also those
+// that wait for an answer and so are not idle. The user time-out is for what the kernel
+// holds: a client that acknowledges nothing of it, or leaves its window shut, for
+// WriteTimeout is given up, whether or not we have something for it too. It decides about
+// keep-alive's probes as well, so these are sent often enough for four to be missed.
+// Unsent bytes stay with us: what the kernel may hold beyond what is on its way is bounded,
+// since what it holds is counted by nobody.
+func (o *Options) listenerOptions() []listenerOption {
+	return []listenerOption{
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 12},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 4},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.WriteTimeout / time.Millisecond)},
+		{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, kernelBytesMax},
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+	}
 }
 
-func (a *acceptor) listen(address string, handOver bool) error {
+// kernelBytesMax is how many bytes the kernel takes for a client beyond what is on its
+// way to it: enough to keep a fast connection busy until we write again.
+const kernelBytesMax = 256 << 10
+
+func (a *acceptor) listen(address string, options *Options) error {
 	config := net.ListenConfig{
 		KeepAlive: -1, // not again for each client
-		Control:   func(_, _ string, raw syscall.RawConn) error { return setOptions(raw, handOver) },
+		Control:   func(_, _ string, raw syscall.RawConn) error { return setOptions(raw, options) },
 	}
 	ln, err := config.Listen(context.Background(), "tcp", address)
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -50,12 +67,12 @@ func (a *acceptor) listen(address string, handOver bool) error {
 
 // setOptions prepares a listener's socket. Hand-over lets several processes listen on
 // one port (socket(7), SO_REUSEPORT).
-func setOptions(raw syscall.RawConn, handOver bool) (err error) {
+func setOptions(raw syscall.RawConn, options *Options) (err error) {
 	control := raw.Control(func(fd uintptr) {
-		for _, o := range listenerOptions {
+		for _, o := range options.listenerOptions() {
 			err = errors.Join(err, unix.SetsockoptInt(int(fd), o.level, o.name, o.value))
 		}
-		if handOver {
+		if options.HandOver {
 			err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 		}
 	})

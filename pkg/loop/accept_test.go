@@ -68,7 +68,7 @@ func TestConnectionsAreDealtOutInTurn(t *testing.T) {
 
 // A client that vanishes without a word is found by the kernel.
 func TestAcceptedConnectionsAreProbed(t *testing.T) {
-	b := newBench(t, Options{})
+	b := newBench(t, Options{WriteTimeout: 7 * time.Second})
 	c := b.dial()
 	c.send(get("/hold"))
 	x := b.take()
@@ -80,9 +80,11 @@ func TestAcceptedConnectionsAreProbed(t *testing.T) {
 			}
 		}
 		f(unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
-		f(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15)
-		f(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10)
+		f(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 12)
+		f(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 4)
 		f(unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4)
+		f(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 7_000)
+		f(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, kernelBytesMax)
 		f(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	})
 	b.reply(x, 200, "")

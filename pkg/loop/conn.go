@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -403,6 +404,7 @@ func (c *conn) flush() {
 			}
 			c.watch()
 		case err != nil:
+			c.givenUp(err)
 			c.close()
 		}
 	}
@@ -421,26 +423,54 @@ func (c *conn) flush() {
 const shrinkBytes = 64 << 10
 
 // shed closes connections whose clients do not read while more is unsent than a loop
-// keeps: first the one that has not moved for longest. A single one may be above the bound.
+// keeps: first the one that has not moved for longest. A single one may be above a bound.
 func (l *Loop) shed() {
-	for l.outbound > l.server.options.OutboundBytesMax {
-		var victim *conn
-		blocked := 0
-		for _, c := range l.slow {
-			if !c.full || c.weighed == 0 {
-				continue
-			}
-			blocked++
-			if victim == nil || c.outMoved < victim.outMoved {
-				victim = c
-			}
-		}
+	o := &l.server.options
+	for l.outbound > o.OutboundBytesMax {
+		victim, blocked, _ := l.slowest(0)
 		if blocked < 2 {
+			break
+		}
+		l.count.readersClosed.Add(1)
+		victim.abort()
+	}
+	if l.outbound > o.StalledBytesMax && l.clock >= l.shedAt {
+		l.shedAt = l.clock + shedEvery
+		l.shedStalled()
+	}
+}
+
+// shedEvery is how often those that stand still are looked for at most.
+const shedEvery = 100 * time.Millisecond
+
+// shedStalled is shed for those that stand still.
+func (l *Loop) shedStalled() {
+	o := &l.server.options
+	for l.outbound > o.StalledBytesMax {
+		victim, stalled, bytes := l.slowest(o.StallGrace)
+		if stalled < 2 || bytes <= o.StalledBytesMax {
 			return
 		}
 		l.count.readersClosed.Add(1)
 		victim.abort()
 	}
+}
+
+// slowest returns, of the connections that have bytes to write and have not moved for at
+// least that long, the one that has not for longest, how many they are, and what is unsent
+// on them together.
+func (l *Loop) slowest(still time.Duration) (slowest *conn, n, bytes int) {
+	for _, c := range l.slow {
+		if !c.full || c.weighed == 0 || l.clock-c.outMoved < still {
+			continue
+		}
+		n++
+		bytes += c.weighed
+		if slowest == nil || c.outMoved < slowest.outMoved {
+			slowest = c
+		}
+	}
+	return slowest, n, bytes
 }
 
 // weigh corrects what the loop counts as unsent for slow readers.
@@ -542,6 +572,19 @@ func (c *conn) timeOut() {
 	}
 }
 
+// givenUp counts a client that the kernel has given up, if it was that: it vanished, or
+// took nothing for too long of what the kernel held for it (tcp(7), TCP_USER_TIMEOUT).
+func (c *conn) givenUp(err error) {
+	if !errors.Is(err, unix.ETIMEDOUT) {
+		return
+	}
+	kind := timeoutSilent
+	if c.blocked {
+		kind = timeoutWrite // we were about to
+	}
+	c.loop.count.timeouts[kind].Add(1)
+}
+
 // drainLinger is LingerTimeout while the server stops, which waits for it.
 const drainLinger = time.Second
 
@@ -612,6 +655,7 @@ func (c *conn) ended(err error) {
 	l := c.loop
 	l.clock = l.Now()
 	if !isEndOfInput(err) || !c.goOn() {
+		c.givenUp(err)
 		c.bury()
 		c.fd = -1
 		c.forsake()

@@ -623,8 +623,8 @@ func TestWhenAConnectionIsOverdue(t *testing.T) {
 	f(conn{phase: draining, since: 5 * s}, 10*s, true)                                                  // long enough
 	f(conn{phase: deaf, full: true, outSince: 5 * s, outMoved: 5 * s}, 25*s, false)                     // a reader in its grace
 	f(conn{phase: deaf, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 100}, 26*s, true)      // too slow
-	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 53*s, false) // ahead
-	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 54*s, true)  // but stands still
+	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 48*s, false) // ahead
+	f(conn{phase: idle, full: true, outSince: 5 * s, outMoved: 24 * s, outBytes: 1 << 20}, 49*s, true)  // but stands still
 }
 
 func TestTheSweepReachesEveryConnection(t *testing.T) {
@@ -733,6 +733,76 @@ func TestReadersThatDoNotReadGoWhenTheLoopKeepsTooMuch(t *testing.T) {
 	on(t, l, func() {
 		if c := l.conns[0]; cap(c.out) > 6<<20+1<<16 || l.outbound != cap(c.out) {
 			t.Errorf("%d bytes are kept, %d are weighed", cap(c.out), l.outbound)
+		}
+	})
+}
+
+// Those that take nothing go long before the loop keeps as much as it may, and one that
+// takes a little now and then does not.
+func TestReadersThatStandStillGoBeforeThoseThatMove(t *testing.T) {
+	b := newBench(t, Options{StalledBytesMax: 3 << 20, StallGrace: time.Second})
+	big := strings.Repeat("x", 2<<20)
+	ask := func() {
+		c := b.dial()
+		_ = c.SetReadBuffer(4096)
+		c.send(get("/hold?narrow"))
+		b.reply(b.take(), 200, big)
+	}
+	l := b.Loops()[0]
+	for range 3 {
+		ask()
+	}
+	eventually(t, "the kernel is full", func() (full bool) {
+		on(t, l, func() { full = l.conns[0].full && l.conns[1].full && l.conns[2].full })
+		return full
+	})
+	var first, last *conn
+	on(t, l, func() { // as if it were a second later, and the first had moved just now
+		for _, c := range l.conns {
+			c.outMoved = l.clock - 2*time.Second
+		}
+		l.conns[0].outMoved = l.clock
+		l.conns[1].outMoved--
+		first, last = l.conns[0], l.conns[2]
+		l.shedStalled()
+		if got := b.Stats().ReadersClosed; got != 1 || len(l.conns) != 2 || first.phase == closed || last.phase == closed {
+			t.Errorf("%d readers were closed, %d are left", got, len(l.conns))
+		}
+	})
+}
+
+// What fits into the kernel's memory is unread too: the client is given up.
+func TestAClientThatTakesNothingOfWhatTheKernelHoldsIsClosed(t *testing.T) {
+	b := newBench(t, Options{WriteTimeout: 500 * time.Millisecond})
+	c := b.dial()
+	_ = c.SetReadBuffer(4096)
+	for range 3 { // less than the kernel takes, and more than the client's does
+		c.send(get("/hold"))
+		b.reply(b.take(), 200, strings.Repeat("x", 60<<10))
+	}
+	eventually(t, "it is closed", func() bool { return b.Stats().ConnsOpen == 0 })
+	if s := b.Stats(); s.TimeoutsSilent != 1 || s.TimeoutsWrite != 0 || s.ReadersClosed != 0 {
+		t.Fatalf("%+v", s)
+	}
+	c.isCut()
+}
+
+func TestTheKernelTakesLittleForAReaderThatDoesNotRead(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	_ = c.SetReadBuffer(4096)
+	size := 4 << 20
+	c.send(get("/hold"))
+	b.reply(b.take(), 200, strings.Repeat("x", size))
+	l := b.Loops()[0]
+	eventually(t, "it is full", func() (full bool) {
+		on(t, l, func() { full = l.conns[0].full })
+		return full
+	})
+	on(t, l, func() {
+		// What its own kernel has taken is not ours to bound: some hundreds of kilobytes.
+		if left := l.conns[0].unsent(); left < size-2<<20 {
+			t.Errorf("%d bytes of %d are left", left, size)
 		}
 	})
 }

@@ -49,9 +49,10 @@ type Loop struct {
 	draining bool
 	slow     map[uint64]*conn // watched by the watcher, by ticket
 	ticket   uint64
-	halfs    int // half-closed connections
-	inbound  int // capacity of all conn.in
-	outbound int // bytes unsent on connections that are watched
+	halfs    int           // half-closed connections
+	inbound  int           // capacity of all conn.in
+	outbound int           // bytes unsent on connections that are watched
+	shedAt   time.Duration // those that stand still are looked for from then on
 
 	attached map[*guest]struct{}
 
@@ -283,6 +284,7 @@ func (l *Loop) sweep() {
 		c.timeOut()
 	}
 	l.overdue = l.overdue[:0]
+	l.shedStalled()
 	switch {
 	case len(l.conns) == 0:
 	case l.swept < len(l.conns):

@@ -67,6 +67,11 @@ type Options struct {
 	// one that gets an answer although it has not read the one before. A single connection
 	// may have more.
 	OutboundBytesMax int
+	// StalledBytesMax is how many of them one loop keeps for readers that stand still, that
+	// is, have taken nothing for StallGrace (8 MiB divided by Loops). More: the one that has
+	// stood still for longest is closed, and so on until it is less. A single one may have
+	// more, until WriteTimeout.
+	StalledBytesMax int
 	// HalfClosedMax is how many connections of one loop may wait for an answer after
 	// their client has shut down its sending side (1,000). More are closed.
 	HalfClosedMax int
@@ -84,9 +89,11 @@ type Options struct {
 	RateBytesMin int
 	// RateGrace is how long the average is not looked at (20 s).
 	RateGrace time.Duration
-	// WriteTimeout is how long a client may take nothing of an answer that is ready
-	// (30 s): the connection is closed.
+	// WriteTimeout is how long a client may take nothing of an answer that is ready, be it
+	// with us or with the kernel (25 s): the connection is closed.
 	WriteTimeout time.Duration
+	// StallGrace is how long a reader may take nothing and still count as one that moves (1 s).
+	StallGrace time.Duration
 	// LingerTimeout is how long a connection that we end is read from and ignored, so
 	// that the client gets the last answer instead of a reset (5 s).
 	LingerTimeout time.Duration
@@ -117,6 +124,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"UnreadBytesMax", &o.UnreadBytesMax, 128 << 10},
 		{"InboundBytesMax", &o.InboundBytesMax, 0},
 		{"OutboundBytesMax", &o.OutboundBytesMax, 0},
+		{"StalledBytesMax", &o.StalledBytesMax, 0},
 		{"HalfClosedMax", &o.HalfClosedMax, 1_000},
 		{"RateBytesMin", &o.RateBytesMin, 1 << 10},
 	}
@@ -138,6 +146,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.OutboundBytesMax == 0 {
 		o.OutboundBytesMax = 64 << 20 / o.Loops
 	}
+	if o.StalledBytesMax == 0 {
+		o.StalledBytesMax = 8 << 20 / o.Loops
+	}
 	times := []struct {
 		name  string
 		value *time.Duration
@@ -148,7 +159,8 @@ func (o Options) withDefaults() (Options, error) {
 		{"BodyTimeout", &o.BodyTimeout, 30 * time.Second},
 		{"BodyTotalTimeout", &o.BodyTotalTimeout, 10 * time.Minute},
 		{"RateGrace", &o.RateGrace, 20 * time.Second},
-		{"WriteTimeout", &o.WriteTimeout, 30 * time.Second},
+		{"WriteTimeout", &o.WriteTimeout, 25 * time.Second},
+		{"StallGrace", &o.StallGrace, time.Second},
 		{"LingerTimeout", &o.LingerTimeout, 5 * time.Second},
 	}
 	for _, t := range times {
@@ -277,7 +289,7 @@ func (s *Server) Listen(address string) error {
 	if s.accept.listener != nil || s.drained != nil {
 		return errors.New("the server listens already, or is stopping")
 	}
-	if err := s.accept.listen(address, s.options.HandOver); err != nil {
+	if err := s.accept.listen(address, &s.options); err != nil {
 		return err
 	}
 	if s.started {

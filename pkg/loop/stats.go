@@ -24,6 +24,7 @@ const (
 	timeoutHead
 	timeoutBody
 	timeoutWrite
+	timeoutSilent
 	timeoutKinds
 )
 
@@ -52,8 +53,9 @@ type Stats struct {
 	BytesIn, BytesOut uint64 // of clients
 
 	TimeoutsIdle, TimeoutsHead, TimeoutsBody, TimeoutsWrite uint64
+	TimeoutsSilent                                          uint64 // the kernel gave the client up: it vanished, or took nothing of what the kernel held
 
-	ReadersClosed  uint64 // connections closed at OutputBytesMax or OutboundBytesMax
+	ReadersClosed  uint64 // connections closed at OutputBytesMax, OutboundBytesMax or StalledBytesMax
 	RepliesDropped uint64 // replies to connections that were gone
 	Panics         uint64 // bugs
 }
@@ -82,6 +84,7 @@ func (s *Server) Stats() Stats {
 		t.TimeoutsHead += c.timeouts[timeoutHead].Load()
 		t.TimeoutsBody += c.timeouts[timeoutBody].Load()
 		t.TimeoutsWrite += c.timeouts[timeoutWrite].Load()
+		t.TimeoutsSilent += c.timeouts[timeoutSilent].Load()
 		t.ReadersClosed += c.readersClosed.Load()
 		t.RepliesDropped += c.repliesDropped.Load()
 		t.Panics += c.panics.Load()
