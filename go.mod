@@ -15,6 +15,7 @@ require (
 	github.com/rs/zerolog v1.35.1
 	github.com/valyala/fastjson v1.6.10
 	go.uber.org/goleak v1.3.0
+	golang.org/x/exp v0.0.0-20261005173118-76772065c9b0
 	golang.org/x/sys v0.48.0
 	pgregory.net/rapid v1.3.0
 )
