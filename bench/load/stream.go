@@ -151,7 +151,7 @@ func streaming(ctx context.Context, s Settings) (*Result, error) {
 const popTimeoutMs = 30_000
 
 // stuckMax is how long nothing may come to a consumer before what is missing is lost.
-const stuckMax = 10 * time.Second
+var stuckMax = 10 * time.Second // tests shorten it
 
 func (x *stream) window(ctx context.Context, d time.Duration) (*Result, error) {
 	pushed, r := NewResult(), newStreamResult()
