@@ -169,7 +169,7 @@ func (s *Store) sweep(c *call, g *group) {
 	b.list(&g.sweepers, c)
 	start := !g.sweeping
 	if start {
-		g.sweeping, g.lost, g.slices = true, false, 0
+		b.beginSweep(g)
 	}
 	b.unlock()
 	if c.op.Pop.Wait {
@@ -181,21 +181,51 @@ func (s *Store) sweep(c *call, g *group) {
 	}
 }
 
-// slicePartitions is how many partitions a slice of a sweep has for which somebody waits.
-const slicePartitions = 4000
+// A sweep for which somebody waits has slices of so many partitions. Mostly he has what he
+// wants after the first, which has fewer; and fewer still when many groups are swept at
+// once, as when hundreds are new: then the order among the first that are found is that of
+// part of the queue.
+const (
+	slicePartitions = 4000
+	firstPartitions = 1000
+	crowdPartitions = 100
+	crowdSweeps     = 16 // more than these are many
+)
+
+func (b *Board) beginSweep(g *group) {
+	g.sweeping, g.lost, g.slices = true, false, 0
+	b.sweeps.Add(1)
+}
+
+func (b *Board) endSweep(g *group) {
+	g.sweeping = false
+	b.sweeps.Add(-1)
+}
+
+// slicePartitions is how many partitions the slice of a sweep has that begins after one.
+func (b *Board) slicePartitions(after queue.UUID) int {
+	switch {
+	case after != queue.UUID{}:
+		return slicePartitions
+	case b.sweeps.Load() > crowdSweeps:
+		return crowdPartitions
+	}
+	return firstPartitions
+}
 
 // slice asks for one slice of a sweep, and then for the next.
 func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 	b := s.board
 	b.stats.Slices.Add(1)
+	partitions := b.slicePartitions(after)
 	s.ask(func(op *queue.Op) {
 		w := &op.Watch
-		w.Kind, w.Group, w.After, w.Partitions, w.Subscription = queue.WatchSweep, g.Group, after, slicePartitions, from
+		w.Kind, w.Group, w.After, w.Partitions, w.Subscription = queue.WatchSweep, g.Group, after, partitions, from
 	}, func(op *queue.Op) {
 		now := s.sv.Now()
 		b.mu.Lock()
 		if op.Fault.Code != queue.OK {
-			g.sweeping = false
+			b.endSweep(g)
 			for g.sweepers.first != nil {
 				g.sweepers.first.failed = op.Fault
 				b.wake(g.sweepers.first)
@@ -206,7 +236,8 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 		b.found(g, op.Watch.Pending, now)
 		g.slices++
 		if !op.Watch.More {
-			g.sweeping, g.swept, g.sweptAt, g.slow = false, !g.lost, now, queue.UUID{}
+			b.endSweep(g)
+			g.swept, g.sweptAt, g.slow = !g.lost, now, queue.UUID{}
 			b.wakeAll(&g.sweepers)
 		}
 		b.unlock()
@@ -283,7 +314,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	}
 	var under *group // a sweep to wait for
 	for _, g := range unswept {
-		g.sweeping, g.lost, g.slices = true, false, 0
+		b.beginSweep(g)
 		under = g
 	}
 	for _, g := range groups {

@@ -16,7 +16,8 @@ type Board struct {
 	self   queue.UUID // this process, to the others
 	worker string
 
-	active atomic.Bool // there are groups, or others who want to be told
+	active atomic.Bool  // there are groups, or others who want to be told
+	sweeps atomic.Int64 // groups that are being swept
 
 	mu       sync.Mutex
 	groups   map[queue.Group]*group

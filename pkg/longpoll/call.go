@@ -118,7 +118,7 @@ func (s *Store) attempt(c *call) {
 			op.Pop.Tries = b.take(g, c.width, op.Pop.Tries)
 			// What is not on the board must not wait until the board is empty.
 			if sweep = len(op.Pop.Tries) > 0 && !swept && !g.sweeping && (g.sweptAt == 0 || now-g.sweptAt > sweepAside); sweep {
-				g.sweeping, g.lost, g.slices = true, false, 0
+				b.beginSweep(g)
 			}
 		} else {
 			c.mark = c.marked()

@@ -2,6 +2,7 @@ package longpoll
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -336,5 +337,45 @@ func TestNamesAtHandAreBounded(t *testing.T) {
 	}
 	if len(b.names) > namesMax {
 		t.Errorf("%d names are kept", len(b.names))
+	}
+}
+
+// When hundreds of groups are new at once, none waits until the large slices of all others
+// are read, and their sweeps are not one step of a length that looks like a server's that hangs.
+func TestManySweepsAtOnceBeginWithSmallSlices(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.pushOp(0, "q", "a")
+	w.settle()
+	const groups = 500
+	var pops []*queue.Op
+	for i := range groups {
+		pops = append(pops, w.popOp(0, func(p *queue.PopRequest) { p.Group = fmt.Appendf(nil, "new-%d", i) }))
+	}
+	for len(w.posts) > 0 {
+		f := w.posts[0]
+		w.posts = w.posts[1:]
+		f()
+	}
+	sizes, rows := map[int]int{}, 0
+	for _, op := range w.sent {
+		if op.Verb == queue.Watch && op.Watch.Kind == queue.WatchSweep {
+			sizes[op.Watch.Partitions]++
+			rows += op.Rows()
+		}
+	}
+	if want := map[int]int{firstPartitions: crowdSweeps, crowdPartitions: groups - crowdSweeps}; !maps.Equal(sizes, want) {
+		t.Errorf("slices of so many partitions: %v, not %v", sizes, want)
+	}
+	if rows < 5000 {
+		t.Errorf("the sweeps of %d groups count as %d rows: a step takes a thousand", groups, rows)
+	}
+	w.settle()
+	for i, op := range pops {
+		if !w.answers[op] || op.Pop.Count != 1 {
+			t.Fatalf("group %d has nothing", i)
+		}
+	}
+	if n := w.board.sweeps.Load(); n != 0 {
+		t.Errorf("%d sweeps have no end", n)
 	}
 }

@@ -127,11 +127,21 @@ type UUID [16]byte
 // mostly finds few, can still share a batch.
 const popRowsMost = 10
 
+// A sweep counts as so many rows, and one more for each so many partitions: a step of
+// sweeps of many groups is a fraction of a second, and not as long as a server's that hangs.
+const (
+	sweepRowsLeast = 10
+	sweptEachRow   = 16
+)
+
 // Rows is how much work the op is, for bounds on batches: its messages or acks, those that
-// it asks for, at least 1.
+// it asks for, partitions that it looks at; at least 1.
 func (op *Op) Rows() int {
-	if op.Verb == Pop {
+	switch {
+	case op.Verb == Pop:
 		return max(min(op.Pop.Batch, popRowsMost), 1)
+	case op.Verb == Watch && op.Watch.Kind == WatchSweep:
+		return sweepRowsLeast + op.Watch.Partitions/sweptEachRow
 	}
 	return max(len(op.Items)+len(op.Acks), 1)
 }
