@@ -42,8 +42,15 @@ test-race: postgres ## run all tests with the race detector
 fuzz: postgres ## fuzz every target for FUZZTIME
 	@sh scripts/fuzz.sh '$(FUZZTIME)' $(MODULES)
 
-bench: build postgres ## take the short measurement of bench/
+.PHONY: bench-quick bench-full
+bench: build postgres ## measure every curve of bench/ in 10 minutes: bench/report/report.html
+	cd bench && go run . report
+
+bench-quick: build postgres ## the table of bench/, in under a minute
 	cd bench && go run . quick
+
+bench-full: build postgres ## every point of every curve, 10 million rows: hours
+	cd bench && go run . report -full
 
 chaos: postgres ## do harm and check the promises (ROW, TRIALS, SEED, LOAD, BUDGET=30m)
 	go run ./chaos -row $(ROW) -trials $(TRIALS) -seed $(SEED) -load $(LOAD) $(if $(BUDGET),-budget $(BUDGET))

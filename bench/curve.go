@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -15,9 +14,18 @@ type Load struct {
 	Batch        int     `json:"batch"` // messages in a request
 	Partitions   int     `json:"partitions"`
 	PayloadBytes int     `json:"payload_bytes"`
-	Fraction     float64 `json:"fraction_of_saturated,omitempty"` // of an open loop's rate; 0: a closed loop
+	Fraction     float64 `json:"fraction_of_saturated,omitempty"` // an open loop at this part of what the arm carried in the curve's closed loop
+	FractionOf   string  `json:"fraction_of_arm,omitempty"`       // or of what that arm carried
+	Rate         float64 `json:"rate,omitempty"`                  // an open loop, messages/s
 	Rows         int     `json:"rows,omitempty"`                  // in the table when the run began; 0: emptied each time
 	Loops        int     `json:"loops,omitempty"`                 // of queend; 0: as many as it makes by itself
+
+	Mode      string `json:"mode,omitempty"` // of package load; empty: push
+	Consumers int    `json:"consumers,omitempty"`
+	PopBatch  int    `json:"pop_batch,omitempty"`
+	AutoAck   bool   `json:"auto_ack,omitempty"`
+	Groups    int    `json:"groups,omitempty"`
+	Backlog   int    `json:"backlog,omitempty"`
 }
 
 // baseLoad is what every curve holds but for what it varies.
@@ -29,14 +37,11 @@ type curve struct {
 	name, title string
 	x           string // the axis, with its unit
 	note        string
-	scale       scale
 	points      []curvePoint
-	goals       bool // some of the goals are made of it
 }
 
 // curvePoint is one value of x.
 type curvePoint struct {
-	x     float64
 	label string
 	load  Load
 	arms  []string
@@ -52,9 +57,20 @@ const (
 	curveRows        = "rows"
 	curveLoops       = "loops"
 	curveRate        = "rate"
+	curveModes       = "modes"
 )
 
-var curveNames = []string{curveArms, curveConnections, curveBatch, curvePartitions, curvePayload, curveRows, curveLoops, curveRate}
+var curveNames = []string{curveArms, curveConnections, curveBatch, curvePartitions, curvePayload, curveRows, curveLoops, curveRate, curveModes}
+
+// The floors that are measured by turns with the other arms, as they are called there.
+// Each is the best that a sweep has found.
+const (
+	armUnnest   = "floor, unnest"
+	armHundred  = "floor, 100 rows a statement"
+	armCapacity = "floor, the best"
+)
+
+var floorNames = []string{armUnnest, armHundred, armCapacity}
 
 // sizes are the values of x that a run takes: those of the short report, and all.
 type sizes struct {
@@ -84,44 +100,106 @@ var fullSizes = sizes{
 var pooledArms = []string{armLegacy, armBaseline}
 
 // curves makes the plan of one round.
-func curves(s sizes, cores int, only []string) []curve {
-	all := []curve{
-		{name: curveArms, title: "All arms", x: "connections", goals: true,
-			points: ints([]int{1, 64, 256}, plain, func(l *Load, n int) { l.Connections = n }, armNames...)},
-		{name: curveConnections, title: "Throughput and cost against connections", x: "connections",
+func curves(s sizes, cores int) []curve {
+	return []curve{
+		{name: curveArms, title: "All arms", x: "connections", points: armPoints(),
+			note: "hello is the loop's server asked for GET /livez, which touches no database: what a request costs as such. The floor puts the same rows into the same table with pgconn alone: no HTTP, no order, no heads."},
+		{name: curveConnections, title: "Against connections", x: "connections",
 			points: ints(s.connections, plain, func(l *Load, n int) { l.Connections = n }, armNames...)},
-		{name: curveBatch, title: "Against the batch", x: "messages in a request", goals: true,
-			points: ints(s.batch, plain, func(l *Load, n int) { l.Batch = n }, armNames...)},
-		{name: curvePartitions, title: "Against the partitions that are pushed to", x: "partitions", goals: true,
+		{name: curveBatch, title: "Against the batch", x: "messages in a request", points: batchPoints(s.batch),
+			note: "64 connections; 8 where a request has 1,000 messages, since 64 of them would be more than a second's work in flight. The floor is at its best size, whatever the batch of the others."},
+		{name: curvePartitions, title: "Against the partitions that are pushed to", x: "partitions",
 			points: ints(s.partitions, plain, func(l *Load, n int) { l.Partitions = n }, armLoop, armLegacy)},
-		{name: curvePayload, title: "Against the payload", x: "bytes of payload",
+		{name: curvePayload, title: "Against the payload", x: "payload",
 			points: ints(s.payload, bytesName, func(l *Load, n int) { l.PayloadBytes = n }, armLoop, armLegacy)},
-		{name: curveRows, title: "Against what is stored", x: "rows in the table", goals: true,
+		{name: curveRows, title: "Against what is stored", x: "rows in the table", note: "Each size is a database of its own, filled beforehand and pushed to in the same partitions.",
 			points: ints(s.rows, plain, func(l *Load, n int) { l.Rows = n }, armLoop, armLegacy)},
 		{name: curveLoops, title: "Against the event loops", x: "loops",
 			points: ints(loopCounts(cores), plain, func(l *Load, n int) { l.Loops = n }, armLoop, armLegacy)},
-		{name: curveRate, title: "Latency against the offered rate", x: "messages/s offered", scale: linear,
-			note:   "An open loop: requests are sent when they are due, and latency counts from then, whatever the server does meanwhile. Each arm is offered fractions of what it carries itself when it is saturated.",
-			points: fractions(s.fractions)},
+		{name: curveRate, title: "Latency against the offered rate", x: "messages/s offered", points: ratePoints(s.fractions),
+			note: "An open loop over 256 connections: requests are sent when they are due, and latency counts from then, whatever the server does meanwhile. Each arm is offered fractions of what it carried in a closed loop in the same round; and /push, once more, 80 % of what the pool carries."},
+		{name: curveModes, title: "Consumers", x: "load", points: modePoints(),
+			note: "A message is a delivery where consumers are what is measured. pop: 8 consumers empty a full queue, latency is a pop's. pipeline: 100 messages/s, latency from when a push was due to the message at a consumer that waits. fan-out: 3 groups get 500 messages/s each. mixed: pushes while consumers are at work."},
 	}
-	return slices.DeleteFunc(all, func(c curve) bool { return len(only) > 0 && !slices.Contains(only, c.name) })
+}
+
+// armPoints are where every arm is measured, with every pool.
+func armPoints() []curvePoint {
+	points := ints([]int{1, 64, 256}, plain, func(l *Load, n int) { l.Connections = n }, append(slices.Clone(armNames), armHello)...)
+	points[2].arms = append(points[2].arms, armHundred)
+	return points
+}
+
+// batchPoints have the floor where a request has a hundred messages.
+func batchPoints(all []int) []curvePoint {
+	points := ints(all, plain, func(l *Load, n int) { l.Batch = n }, armNames...)
+	for i := range points {
+		switch points[i].load.Batch {
+		case 100:
+			points[i].arms = append(slices.Clone(points[i].arms), armUnnest, armCapacity)
+		case 1000:
+			points[i].load.Connections = 8
+		}
+	}
+	return points
+}
+
+// saturated is the point of the rate curve that the others are fractions of.
+const saturated = "closed loop"
+
+func ratePoints(fractions []float64) []curvePoint {
+	points := []curvePoint{{label: saturated, load: baseLoad, arms: armNames}}
+	for _, f := range fractions {
+		p := curvePoint{label: fmt.Sprintf("%.0f %%", 100*f), load: baseLoad, arms: armNames}
+		p.load.Fraction = f
+		points = append(points, p)
+	}
+	same := curvePoint{label: samePoolRate, load: baseLoad, arms: []string{armLoop}}
+	same.load.Fraction, same.load.FractionOf = 0.8, armLegacy
+	points = append(points, same)
+	for i := range points {
+		points[i].load.Connections = 256
+	}
+	return points
+}
+
+// samePoolRate is the point at which push has the rate of the pool's own 80 %.
+const samePoolRate = "80 % of the pool's"
+
+// The points of the modes.
+const (
+	modePush    = "push"
+	modePopAuto = "pop, autoAck"
+	modePopAck  = "pop + ack"
+)
+
+func modePoints() []curvePoint {
+	batch := Load{Connections: 8, Batch: 100, Partitions: 100, PayloadBytes: 200}
+	pop := batch
+	pop.Mode, pop.Consumers, pop.PopBatch, pop.Backlog = "pop", 8, 100, 20_000
+	auto := pop
+	auto.AutoAck = true
+	live := Load{Connections: 32, Batch: 1, Partitions: 100, PayloadBytes: 200, Consumers: 8, PopBatch: 100}
+	pipeline, fan, mixed := live, live, live
+	pipeline.Mode, pipeline.Rate, pipeline.Partitions = "pipeline", 100, 10
+	fan.Mode, fan.Rate, fan.Groups, fan.Consumers = "fan-out", 500, 3, 9
+	mixed.Mode = "mixed"
+	var points []curvePoint
+	for _, p := range []struct {
+		label string
+		load  Load
+	}{{modePush, batch}, {modePopAuto, auto}, {modePopAck, pop}, {"pipeline", pipeline}, {"fan-out", fan}, {"mixed", mixed}} {
+		points = append(points, curvePoint{label: p.label, load: p.load, arms: []string{armLoop}})
+	}
+	return points
 }
 
 // ints makes a point of each number.
 func ints(all []int, name func(int) string, set func(*Load, int), arms ...string) []curvePoint {
 	points := make([]curvePoint, len(all))
 	for i, n := range all {
-		points[i] = curvePoint{x: float64(i), label: name(n), load: baseLoad, arms: arms}
+		points[i] = curvePoint{label: name(n), load: baseLoad, arms: arms}
 		set(&points[i].load, n)
-	}
-	return points
-}
-
-func fractions(all []float64) []curvePoint {
-	points := make([]curvePoint, len(all))
-	for i, f := range all {
-		points[i] = curvePoint{label: fmt.Sprintf("%.0f %%", 100*f), load: baseLoad, arms: armNames}
-		points[i].load.Fraction = f
 	}
 	return points
 }
@@ -168,7 +246,7 @@ func (s step) String() string {
 	if s.pool > 0 {
 		name = fmt.Sprintf("%s (pool of %d)", s.arm, s.pool)
 	}
-	return fmt.Sprintf("%s, %s %s: %s", s.curve.name, s.point.label, strings.TrimPrefix(s.curve.x, "messages/s "), name)
+	return fmt.Sprintf("%s %s: %s", s.curve.name, s.point.label, name)
 }
 
 // steps are one round's. Arms take turns at each point, so that what is compared is
@@ -197,11 +275,3 @@ func (c *curve) steps(pools []int) (all []step) {
 type times struct{ warm, window, beside time.Duration }
 
 func (t times) cell() time.Duration { return t.warm + t.window + t.beside }
-
-// roundCost is about how long a round of these curves takes.
-func roundCost(all []curve, pools []int, t times) (steps int, d time.Duration) {
-	for i := range all {
-		steps += len(all[i].steps(pools))
-	}
-	return steps, time.Duration(steps) * t.cell()
-}

@@ -6,20 +6,18 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/queend/queend/bench/load"
 )
 
 // The statements that fill a database the way pushes would have left it: queues,
 // partitions, heads and messages agree, so that `queend check` finds nothing. It is
 // done in SQL because ten million pushes would take hours.
 
-// makePartitions takes $1 a queue and $2 how many partitions p0, p1, … it has.
+// makePartitions takes $1 a queue and $2 how many partitions it has: p00 to p99 of 100.
 const (
 	makeQueue = `INSERT INTO queen.queues (name, namespace, task)
 		VALUES ($1::text, split_part($1::text, '.', 1), split_part($1::text, '.', 2)) ON CONFLICT DO NOTHING`
 	makePartitions = `INSERT INTO queen.partitions (queue_id, name)
-		SELECT q.id, 'p' || i FROM queen.queues q, generate_series(0, $2::int - 1) i WHERE q.name = $1::text ON CONFLICT DO NOTHING`
+		SELECT q.id, 'p' || lpad(i::text, length(($2::int - 1)::text), '0') FROM queen.queues q, generate_series(0, $2::int - 1) i WHERE q.name = $1::text ON CONFLICT DO NOTHING`
 	makeHeads = `INSERT INTO queen.partition_lookup (queue_name, partition_id)
 		SELECT q.name, p.id FROM queen.queues q JOIN queen.partitions p ON p.queue_id = q.id WHERE q.name = $1::text ON CONFLICT DO NOTHING`
 	allPartitions = `SELECT p.id FROM queen.queues q JOIN queen.partitions p ON p.queue_id = q.id WHERE q.name = $1::text ORDER BY p.id`
@@ -89,36 +87,4 @@ func fill(ctx context.Context, db *pgx.Conn, queue string, partitions, messages 
 		}
 	}
 	return nil
-}
-
-// since lists the messages that were stored after a moment of PostgreSQL's clock. A
-// push never stores one before the moment at which its transaction began.
-func since(ctx context.Context, db *pgx.Conn, moment time.Time) ([][16]byte, error) {
-	rows, err := db.Query(ctx, `SELECT m.id FROM queen.partition_lookup l
-		 CROSS JOIN LATERAL (SELECT n.id FROM queen.messages n WHERE n.partition_id = l.partition_id AND n.created_at > $1) m
-		 WHERE l.last_message_created_at > $1`, moment)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the new messages back: %w", err)
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[[16]byte])
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the new messages back: %w", err)
-	}
-	return ids, nil
-}
-
-// clockOf is PostgreSQL's clock.
-func clockOf(ctx context.Context, db *pgx.Conn) (now time.Time, err error) {
-	err = db.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now)
-	return now, err
-}
-
-// compareSince compares what was answered with what was stored after a moment.
-func compareSince(ctx context.Context, db *pgx.Conn, answered []load.ID, moment time.Time) (missing, untold int64, err error) {
-	there, err := since(ctx, db, moment)
-	if err != nil {
-		return 0, 0, err
-	}
-	missing, untold = compare(answered, there)
-	return missing, untold, nil
 }

@@ -40,6 +40,14 @@ type Figure struct {
 	Values []float64 `json:"values"`
 }
 
+// Median and Spread are of the rounds, as text.
+func (f *Figure) Median() string { return number(median(f.Values)) }
+
+func (f *Figure) Spread() string {
+	_, low, high := spread(f.Values)
+	return number(low) + "-" + number(high)
+}
+
 // Goal is a value that should not pass a bound. Where it is a ratio it is made
 // within each round.
 type Goal struct {
@@ -88,7 +96,7 @@ func (f *Figures) Table(out io.Writer) {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "figure\tmedian\tfrom-to\t")
 	for _, g := range f.Figures {
-		fmt.Fprintf(t, "%s\t%s\t%s-%s\t\n", g.Name, number(median(g.Values)), number(slices.Min(g.Values)), number(slices.Max(g.Values)))
+		fmt.Fprintf(t, "%s\t%s\t%s\t\n", g.Name, g.Median(), g.Spread())
 	}
 	t.Flush()
 	fmt.Fprintln(out)

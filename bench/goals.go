@@ -37,8 +37,12 @@ var goals = slices.Concat(
 		{"messages: a table of 10M rows / an empty one", "≥", 0.8, curveRows, func(r *Report) []float64 { return r.stored(10_000_000) }},
 	},
 	[]goal{
-		figured("drain", "drain ack / push spread", "≥", 0.6),
-		figured("drain", "drain autoAck / push spread", "≥", 1),
+		{"rows/s: push, 100 a request, 64 connections / floor, unnest", "≥", 0.75, curveBatch, func(r *Report) []float64 { return r.floor(rateOf) }},
+		{"PostgreSQL CPU a row: push, 100 a request, 64 connections / floor, unnest", "≤", 1.35, curveBatch, func(r *Report) []float64 { return r.floor(postgresCPUOf) }},
+		{"rows/s: push, 1 a request, 256 connections / floor, 100 rows a statement", "≥", 0.6, curveArms, func(r *Report) []float64 { return r.atMost(rateOf, armHundred) }},
+		{"server CPU a message: push / hello, 256 connections", "≤", 1.4, curveArms, func(r *Report) []float64 { return r.atMost(serverCPUOf, armHello) }},
+		{"messages: pop + ack / push, 100 a request, 8 connections", "≥", 0.6, curveModes, func(r *Report) []float64 { return r.popped(modePopAck) }},
+		{"messages: pop with autoAck / push, 100 a request, 8 connections", "≥", 1, curveModes, func(r *Report) []float64 { return r.popped(modePopAuto) }},
 		figured("wake", "p50 autoAck / (p50 push + p50 pop)", "≤", 1.2),
 		figured("wake", "p50 ack / (p50 push + p50 pop)", "≤", 1.2),
 		figured("wake", "p99 ms autoAck", "≤", 10),
@@ -48,7 +52,7 @@ var goals = slices.Concat(
 
 // armAt matches an arm, with a pool of that size, at so many connections.
 func armAt(arm string, pool, connections int) func(*Sample) bool {
-	return func(s *Sample) bool { return s.Arm == arm && s.Pool == pool && s.Load.Connections == connections }
+	return func(s *Sample) bool { return s.Series == arm && s.Pool == pool && s.Load.Connections == connections }
 }
 
 // against divides push by another arm, whose pool is at its best.
@@ -83,7 +87,7 @@ func figured(command, name, relation string, bound float64) goal {
 // partitions divides push's messages/s with n partitions by those with 100.
 func (r *Report) partitions(n int) []float64 {
 	at := func(n int) rounds {
-		return r.curve(curvePartitions).at(rateOf, func(s *Sample) bool { return s.Arm == armLoop && s.Load.Partitions == n })
+		return r.curve(curvePartitions).at(rateOf, func(s *Sample) bool { return s.Series == armLoop && s.Load.Partitions == n })
 	}
 	return at(n).over(at(100))
 }
@@ -91,9 +95,35 @@ func (r *Report) partitions(n int) []float64 {
 // stored divides push's messages/s with n rows in the table by those with none.
 func (r *Report) stored(n int) []float64 {
 	at := func(n int) rounds {
-		return r.curve(curveRows).at(rateOf, func(s *Sample) bool { return s.Arm == armLoop && s.Load.Rows == n })
+		return r.curve(curveRows).at(rateOf, func(s *Sample) bool { return s.Series == armLoop && s.Load.Rows == n })
 	}
 	return at(n).over(at(0))
+}
+
+// floor divides push with 100 messages a request by the unnest floor.
+func (r *Report) floor(f figure) []float64 {
+	c := r.curve(curveBatch)
+	at := func(series string) rounds {
+		return c.at(f, func(s *Sample) bool { return s.Series == series && s.Load.Batch == 100 })
+	}
+	return at(armLoop).over(at(armUnnest))
+}
+
+// atMost divides push at 256 connections by something that was measured there too.
+func (r *Report) atMost(f figure, other string) []float64 {
+	at := func(series string) rounds {
+		return r.curve(curveArms).at(f, func(s *Sample) bool { return s.Series == series && s.Load.Connections == 256 })
+	}
+	return at(armLoop).over(at(other))
+}
+
+// popped divides consumers by producers.
+func (r *Report) popped(mode string) []float64 {
+	c := r.curve(curveModes)
+	at := func(label string) rounds {
+		return c.at(rateOf, func(s *Sample) bool { return c.Labels[s.Point] == label })
+	}
+	return at(mode).over(at(modePush))
 }
 
 // cells of a curve, without their points.
@@ -133,6 +163,9 @@ func (g *Goal) Verdict() string {
 	}
 	return "MISSED"
 }
+
+// BoundText is the bound in three digits.
+func (g *Goal) BoundText() string { return number(g.Bound) }
 
 // Median and Spread are of the rounds, as text.
 func (g *Goal) Median() string {

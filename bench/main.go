@@ -1,7 +1,9 @@
 // Command bench measures queend's event loop against the pool of goroutines that
 // it replaces, on the reader's own machine, and shows where the time goes.
 //
-//	go run . quick       a table in about a minute, and quick.json beside it
+//	go run . quick       a table in under a minute, and quick.json beside it
+//	go run . report      every curve in ten minutes: report/report.html and .json
+//	go run . load        one load of any mode, on any arm, or on a server that runs already
 //	go run . profile     CPU and allocation profiles of queend under load
 //	go run . drain       how fast a full queue is emptied
 //	go run . wake        how soon a parked consumer has what is pushed
@@ -42,6 +44,8 @@ func main() {
 }
 
 const usage = `usage: go run . quick [flags]     measure, print a table, write a JSON file
+       go run . report [flags]    every curve, as a page (10 minutes; with -full, hours)
+       go run . load [flags]      one load of any mode, on any arm, or on a server that runs already (-url)
        go run . profile [flags]   CPU and allocation profiles of queend under load
        go run . drain [flags]     how fast a full queue is emptied
        go run . wake [flags]      how soon a parked consumer has what is pushed
@@ -60,6 +64,14 @@ func run(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "quick":
 		return quick(ctx, quickFlags(args[1:]))
+	case "report":
+		o, err := fullFlags(args[1:])
+		if err != nil {
+			return err
+		}
+		return report(ctx, o)
+	case "load":
+		return loadCommand(ctx, loadFlags(args[1:]))
 	case "profile":
 		return profile(ctx, profileFlags(args[1:]))
 	case "drain":
@@ -110,8 +122,15 @@ func (c *common) register(f *flag.FlagSet) {
 	f.Uint64Var(&c.seed, "seed", 1, "of what is random in the load")
 }
 
+// line is the progress of a long run; nil: there is none.
+var line *progress
+
 // say reports progress; figures go to stdout, everything else here.
 func say(format string, args ...any) {
+	if line != nil {
+		line.say(format, args...)
+		return
+	}
 	fmt.Fprintf(os.Stderr, format+"\n", args...)
 }
 

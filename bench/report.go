@@ -13,6 +13,7 @@ import (
 
 // Report is what a run leaves behind: enough to judge it, and to repeat it.
 type Report struct {
+	Command     string       `json:"command,omitempty"`
 	Started     time.Time    `json:"started"`
 	Machine     proc.Machine `json:"machine"`
 	PostgreSQL  PostgreSQL   `json:"postgresql"`
@@ -25,8 +26,11 @@ type Report struct {
 	Load        []float64    `json:"load,omitempty"` // before and after: load average of a minute
 	Took        float64      `json:"seconds,omitempty"`
 	Rounds      int          `json:"rounds,omitempty"`
+	Warm        float64      `json:"warm_seconds,omitempty"`
+	Window      float64      `json:"window_seconds,omitempty"`
 	Cells       []Cell       `json:"cells,omitempty"`
 	Curves      []*Curve     `json:"curves,omitempty"`
+	Floors      []floorPoint `json:"floors,omitempty"`  // of a sweep, the best first
 	Figures     []*Figures   `json:"figures,omitempty"` // of other commands that ran as a part of this one
 	Goals       []*Goal      `json:"goals,omitempty"`
 }
@@ -68,11 +72,16 @@ var generatorOrder = map[string]int{"closed": 0, "wrk": 1, "ab": 2, "once": 3}
 
 // median of one figure over the rounds.
 func (r row) median(figure func(Cell) float64) float64 {
+	return median(r.all(figure))
+}
+
+// all is one figure of each round.
+func (r row) all(figure func(Cell) float64) []float64 {
 	all := make([]float64, len(r))
 	for i, c := range r {
 		all[i] = figure(c)
 	}
-	return median(all)
+	return all
 }
 
 // median of an even number of values is the mean of the middle two.
@@ -143,18 +152,7 @@ func (r *Report) heading(out io.Writer) {
 
 func (r row) print(t io.Writer) {
 	c := r[0]
-	rates := make([]float64, len(r))
-	honest, refused := "yes", int64(0)
-	for i, c := range r {
-		rates[i] = c.Rate
-		refused += c.Refused
-		if !c.honest() {
-			honest = "NO"
-		}
-	}
-	if refused > 0 {
-		honest += fmt.Sprintf(", %d refused", refused)
-	}
+	rates := r.all(rate)
 	pool := "-"
 	if c.Pool > 0 {
 		pool = fmt.Sprint(c.Pool)
@@ -169,7 +167,22 @@ func (r row) print(t io.Writer) {
 		m(func(c Cell) float64 { return c.P50 })/1000, m(func(c Cell) float64 { return c.P99 })/1000,
 		m(func(c Cell) float64 { return c.ServerCPU }), m(func(c Cell) float64 { return c.PostgresCPU }), m(func(c Cell) float64 { return c.GeneratorCPU }),
 		m(func(c Cell) float64 { return c.Voluntary }), m(func(c Cell) float64 { return c.Involuntary }), m(func(c Cell) float64 { return c.Allocations }), perCommit,
-		m(func(c Cell) float64 { return c.WALBytes }), m(func(c Cell) float64 { return float64(c.RSS) })/(1<<20), honest)
+		m(func(c Cell) float64 { return c.WALBytes }), m(func(c Cell) float64 { return float64(c.RSS) })/(1<<20), r.verdict())
+}
+
+// verdict says whether what was answered is what was stored, in all rounds.
+func (r row) verdict() string {
+	honest, refused := "yes", int64(0)
+	for i := range r {
+		refused += r[i].Refused
+		if !r[i].honest() {
+			honest = "NO"
+		}
+	}
+	if refused > 0 {
+		honest += fmt.Sprintf(", %d refused", refused)
+	}
+	return honest
 }
 
 func connectionCounts(cells []Cell) (all []int) {
@@ -215,7 +228,11 @@ func (r *Report) row(arm string, pool, connections int) row {
 // verdict is an error when a server said what is not so: figures of a server that
 // loses messages are no figures.
 func (r *Report) verdict() error {
-	for _, c := range r.Cells {
+	all := slices.Clone(r.Cells)
+	for _, c := range r.Curves {
+		all = append(all, c.cells()...)
+	}
+	for _, c := range all {
 		if !c.honest() {
 			return fmt.Errorf("%s at %d connections (%s, round %d): %d answered that are no row, %d rows that were not answered (%d refused, the first with %q)",
 				c.Arm, c.Connections, c.Generator, c.Round, c.Missing, c.Untold, c.Refused, c.Refusal)

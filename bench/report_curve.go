@@ -17,8 +17,9 @@ type Curve struct {
 
 // Sample is one cell at one point of a curve.
 type Sample struct {
-	Point int  `json:"point"` // index of Labels
-	Load  Load `json:"load"`
+	Point  int    `json:"point"` // index of Labels
+	Series string `json:"series"`
+	Load   Load   `json:"load"`
 	Cell
 }
 
@@ -28,6 +29,9 @@ type figure func(*Cell) float64
 func rateOf(c *Cell) float64        { return c.Rate }
 func p50Of(c *Cell) float64         { return c.P50 / 1000 }
 func p99Of(c *Cell) float64         { return c.P99 / 1000 }
+func p999Of(c *Cell) float64        { return c.P999 / 1000 }
+func maxOf(c *Cell) float64         { return c.Max / 1000 }
+func offeredOf(c *Cell) float64     { return c.Offered }
 func serverCPUOf(c *Cell) float64   { return c.ServerCPU }
 func postgresCPUOf(c *Cell) float64 { return c.PostgresCPU }
 func voluntaryOf(c *Cell) float64   { return c.Voluntary }
@@ -96,7 +100,7 @@ func spread(all []float64) (mid, low, high float64) {
 // arms are those that a curve has, in the order in which they first came.
 func (c *Curve) arms() (all []string) {
 	for i := range c.Samples {
-		if arm := c.Samples[i].Arm; !slices.Contains(all, arm) {
+		if arm := c.Samples[i].Series; !slices.Contains(all, arm) {
 			all = append(all, arm)
 		}
 	}

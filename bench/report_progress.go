@@ -23,7 +23,8 @@ type progress struct {
 	steps   int           // planned, those done included
 	done    int           // of them
 	planned time.Duration // of all steps
-	spent   time.Duration // planned, of the steps that are done
+	spent   time.Duration // planned, of what is done
+	part    time.Duration // of that, of the step at work
 	title   string        // of the step at work
 	drawn   bool          // the line stands on the terminal
 	last    time.Time     // when a line was printed that is not a terminal's
@@ -63,7 +64,17 @@ func (p *progress) end(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done++
-	p.spent += d
+	p.spent += d - p.part
+	p.part = 0
+}
+
+// partly: so much of what is planned for the step at work is done.
+func (p *progress) partly(d time.Duration, title string) {
+	p.mu.Lock()
+	p.spent += d - p.part
+	p.part = d
+	p.mu.Unlock()
+	p.begin(title)
 }
 
 // slower is how much longer than planned a step takes here.

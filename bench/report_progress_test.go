@@ -34,6 +34,21 @@ func TestWhatIsStillToComeIsJudgedByWhatWasSlow(t *testing.T) {
 	}
 }
 
+func TestHalfAStepIsHalfItsPlan(t *testing.T) {
+	p, out, pass := clock(true)
+	p.plan(2, 40*time.Second)
+	p.begin("filling")
+	pass(20 * time.Second)
+	p.partly(10*time.Second, "filling: half")
+	if want := "1 of 2 · filling: half · 20 s gone, about 1 min 00 s still"; !strings.Contains(out.String(), want) {
+		t.Fatalf("%q, want %q", out, want)
+	}
+	p.end(20 * time.Second)
+	if p.spent != 20*time.Second || p.done != 1 {
+		t.Fatalf("%v spent, %d done", p.spent, p.done)
+	}
+}
+
 func TestATerminalHasOneLineThatIsRewritten(t *testing.T) {
 	p, out, _ := clock(true)
 	p.plan(2, time.Minute)

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// planOf is what a run of these options is planned to take: preparations, and a round.
+func planOf(t *testing.T, args ...string) (first, round time.Duration) {
+	t.Helper()
+	o, err := fullFlags(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{o: o, t: o.times(), report: &Report{}, curves: curves(map[bool]sizes{false: shortSizes, true: fullSizes}[o.full], 2)}
+	l.report.Machine.Cores = 2
+	_, first = sum(l.preparation())
+	_, round = sum(l.round(0))
+	return first, round
+}
+
+func TestTheShortReportFitsItsBudgetWithTwoRoundsAtLeast(t *testing.T) {
+	first, round := planOf(t)
+	if n := roundsThatFit(fitBudget-first, round, 0); n < 2 || first+time.Duration(n)*round > 10*time.Minute {
+		t.Fatalf("%v of preparations and %d rounds of %v", first, n, round)
+	}
+}
+
+func TestTheFullReportTakesHoursNotDays(t *testing.T) {
+	first, round := planOf(t, "-full")
+	if d := first + 5*round; d < 30*time.Minute || d > 6*time.Hour {
+		t.Fatalf("%v of preparations and 5 rounds of %v", first, round)
+	}
+}
+
+func TestRoundsAreAsManyAsFitAndOneAtLeast(t *testing.T) {
+	f := func(left, each time.Duration, done, want int) {
+		t.Helper()
+		if got := roundsThatFit(left, each, done); got != want {
+			t.Fatalf("%v left, %v each, %d done: %d more", left, each, done, got)
+		}
+	}
+	f(time.Minute, 20*time.Second, 0, 3)
+	f(time.Minute, 2*time.Minute, 0, 1)
+	f(-time.Minute, 2*time.Minute, 0, 1)
+	f(-time.Minute, 2*time.Minute, 1, 0)
+	f(time.Hour, time.Second, 2, roundsMost-2)
+}
+
+func TestEveryCurveVariesOneThing(t *testing.T) {
+	for _, c := range curves(fullSizes, 8) {
+		if c.title == "" || c.x == "" || len(c.points) < 2 {
+			t.Errorf("%s: %+v", c.name, c)
+		}
+		labels := map[string]bool{}
+		for _, p := range c.points {
+			if labels[p.label] || p.label == "" || len(p.arms) == 0 {
+				t.Errorf("%s: point %q", c.name, p.label)
+			}
+			labels[p.label] = true
+		}
+		if !slices.Contains(curveNames, c.name) {
+			t.Errorf("-only does not know %s", c.name)
+		}
+	}
+}
+
+func TestPoolsAreOfThreeSizesWhereAllArmsAreMeasuredAndChosenElsewhere(t *testing.T) {
+	all := curves(shortSizes, 2)
+	f := func(name string, connections int, want ...int) {
+		t.Helper()
+		var pools []int
+		for i := range all {
+			for _, s := range all[i].steps([]int{16, 32, 64}) {
+				if s.curve.name == name && s.arm == armLegacy && s.point.load.Connections == connections {
+					pools = append(pools, s.pool)
+				}
+			}
+		}
+		if !slices.Equal(pools, want) {
+			t.Errorf("%s at %d: %v", name, connections, pools)
+		}
+	}
+	f(curveArms, 1, 16)
+	f(curveArms, 64, 16, 32, 64)
+	f(curveConnections, 64, 0)
+}
+
+func TestNamesOfOnlyAreKnown(t *testing.T) {
+	if o, err := fullFlags([]string{"-only", "rows,wake"}); err != nil || !o.wants("rows") || !o.wants("wake") || o.wants("arms") {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if _, err := fullFlags([]string{"-only", "rows,nothing"}); err == nil {
+		t.Error("nothing is something")
+	}
+	if o, err := fullFlags(nil); err != nil || !o.wants("rate") {
+		t.Errorf("%+v, %v", o, err)
+	}
+}
+
+func TestLoopsAreDoubledUpToTheCores(t *testing.T) {
+	f := func(cores int, want ...int) {
+		t.Helper()
+		if got := loopCounts(cores); !slices.Equal(got, want) {
+			t.Errorf("%d cores: %v", cores, got)
+		}
+	}
+	f(1, 1)
+	f(2, 1, 2)
+	f(6, 1, 2, 4, 6)
+	f(8, 1, 2, 4, 8)
+}
+
+func TestThePoolThatCarriedMostIsKept(t *testing.T) {
+	l := &lab{o: fullOptions{pools: intList{16, 32}}, best: map[string]int{}, report: &Report{}}
+	if got := l.pool(armLegacy, 64); got != 16 {
+		t.Errorf("before anything is measured: %d", got)
+	}
+	l.chosen([]Cell{
+		{Arm: armLegacy, Pool: 16, Generator: "closed", Connections: 64, Rate: 2},
+		{Arm: armLegacy, Pool: 32, Generator: "closed", Connections: 64, Rate: 1},
+		{Arm: armLegacy, Pool: 16, Generator: "closed", Connections: 256, Rate: 1},
+		{Arm: armLegacy, Pool: 32, Generator: "closed", Connections: 256, Rate: 2}})
+	f := func(arm string, connections, want int) {
+		t.Helper()
+		if got := l.pool(arm, connections); got != want {
+			t.Errorf("%s at %d: %d", arm, connections, got)
+		}
+	}
+	f(armLegacy, 1, 16)
+	f(armLegacy, 64, 16)
+	f(armLegacy, 1024, 32)
+	f(armLoop, 64, 0)
+}
