@@ -251,7 +251,7 @@ type paced struct {
 }
 
 func newPaced(shape load.Shape, rate float64) *paced {
-	return &paced{shape: shape, rate: rate, latency: newHistogram()}
+	return &paced{shape: shape, rate: rate, latency: load.NewHistogram()}
 }
 
 // run pushes for d, or until over is closed.
@@ -285,7 +285,7 @@ func (p *paced) run(ctx context.Context, addr string, d time.Duration, over <-ch
 			p.queued.Add(int64(queued))
 			p.buffered.Add(int64(buffered))
 			p.mu.Lock()
-			record(p.latency, time.Since(due))
+			load.Record(p.latency, time.Since(due))
 			p.mu.Unlock()
 			due = due.Add(every)
 		}

@@ -111,7 +111,7 @@ func (w *world) drainGroups(ctx context.Context, s *server, o groupsOptions, f *
 
 // liveGroups has each group's one consumer wait for what comes.
 func (w *world) liveGroups(ctx context.Context, s *server, o groupsOptions, f *Figures, names []string) (float64, error) {
-	p := &producer{addr: s.addr, queue: fmt.Sprintf("live-%d", len(names)), every: time.Duration(float64(time.Second) / o.rate), n: int(o.rate * o.seconds), latency: newHistogram()}
+	p := &producer{addr: s.addr, queue: fmt.Sprintf("live-%d", len(names)), every: time.Duration(float64(time.Second) / o.rate), n: int(o.rate * o.seconds), latency: load.NewHistogram()}
 	var waiting sync.WaitGroup
 	errs := make(chan error, len(names)+1)
 	clients := make([]*load.Client, len(names))

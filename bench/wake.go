@@ -58,14 +58,14 @@ func (w *world) wakeOnce(ctx context.Context, s *server, o wakeOptions, f *Figur
 	if auto {
 		name = "autoAck"
 	}
-	p := &producer{addr: s.addr, queue: "wake", every: time.Duration(float64(time.Second) / o.rate), n: int(o.rate * o.seconds), latency: newHistogram()}
-	pops, ends := newHistogram(), newHistogram()
+	p := &producer{addr: s.addr, queue: "wake", every: time.Duration(float64(time.Second) / o.rate), n: int(o.rate * o.seconds), latency: load.NewHistogram()}
+	pops, ends := load.NewHistogram(), load.NewHistogram()
 	apart, err := w.spend(ctx, s, func() error { return p.popEach(ctx, auto, pops) })
 	if err != nil {
 		return err
 	}
 	alone := p.latency
-	p.latency = newHistogram()
+	p.latency = load.NewHistogram()
 	parked, err := w.spend(ctx, s, func() error { return p.toParked(ctx, auto, ends) })
 	if err != nil {
 		return err
@@ -92,15 +92,6 @@ func (f *Figures) quantiles(h *hdrhistogram.Histogram, name string) quantiles {
 		f.add(float64(h.ValueAtQuantile(50))/1000, "%s: p50 ms", name),
 		f.add(float64(h.ValueAtQuantile(99))/1000, "%s: p99 ms", name),
 	}
-}
-
-// newHistogram counts microseconds up to a minute.
-func newHistogram() *hdrhistogram.Histogram {
-	return hdrhistogram.New(1, time.Minute.Microseconds(), 3)
-}
-
-func record(h *hdrhistogram.Histogram, d time.Duration) {
-	_ = h.RecordValue(min(max(d.Microseconds(), 1), time.Minute.Microseconds()))
 }
 
 // producer pushes n messages, one every so often whatever becomes of those before.
@@ -149,14 +140,14 @@ func (p *producer) popEach(ctx context.Context, auto bool, pops *hdrhistogram.Hi
 		if _, err := c.Do(p.push(i)); err != nil {
 			return err
 		}
-		record(p.latency, time.Since(began))
+		load.Record(p.latency, time.Since(began))
 		time.Sleep(time.Until(start.Add(time.Duration(i)*p.every + p.every/2)))
 		began = time.Now()
 		body, err := c.Do(request)
 		if err != nil {
 			return err
 		}
-		record(pops, time.Since(began))
+		load.Record(pops, time.Since(began))
 		if got := messageNumber(body); got != i {
 			return fmt.Errorf("a pop after push %d brought %d: %.300s", i, got, body)
 		}
@@ -209,7 +200,7 @@ func (p *producer) toParked(ctx context.Context, auto bool, ends *hdrhistogram.H
 				seen[i] = true
 				mu.Lock()
 				if asked.Before(began[i]) { // else it was not parked, but behind
-					record(ends, now.Sub(began[i]))
+					load.Record(ends, now.Sub(began[i]))
 				}
 				mu.Unlock()
 				err = p.ack(consumer, auto, body)
@@ -245,7 +236,7 @@ func (p *producer) toParked(ctx context.Context, auto bool, ends *hdrhistogram.H
 			pushes.Go(func() {
 				_, err := c.Do(request)
 				mu.Lock()
-				record(p.latency, time.Since(began[i]))
+				load.Record(p.latency, time.Since(began[i]))
 				mu.Unlock()
 				errs <- err
 				free <- c

@@ -155,7 +155,7 @@ func (w *world) wideRound(ctx context.Context, s *server, o wideOptions, queues 
 	}
 	defer c.Close()
 	for _, q := range queues {
-		q.found, q.empty, q.push = newHistogram(), newHistogram(), newHistogram()
+		q.found, q.empty, q.push = load.NewHistogram(), load.NewHistogram(), load.NewHistogram()
 	}
 	for i := range o.pops {
 		for _, q := range queues {
@@ -176,7 +176,7 @@ func (w *world) wideRound(ctx context.Context, s *server, o wideOptions, queues 
 				if err != nil {
 					return err
 				}
-				record(q.empty, time.Since(began))
+				load.Record(q.empty, time.Since(began))
 				if messageNumber(body) >= 0 {
 					return fmt.Errorf("a drained queue had a message: %.200s", body)
 				}
@@ -208,13 +208,13 @@ func (q *wideQueue) pushAndPop(c *load.Client, partition, i int) error {
 	if err != nil {
 		return err
 	}
-	record(q.push, time.Since(began))
+	load.Record(q.push, time.Since(began))
 	began = time.Now()
 	body, err := c.Do(load.Pop{Queue: q.name, Batch: 1, AutoAck: true}.Request(c.Addr))
 	if err != nil {
 		return err
 	}
-	record(q.found, time.Since(began))
+	load.Record(q.found, time.Since(began))
 	if got := messageNumber(body); got != i {
 		return fmt.Errorf("message %d came, not %d: %.300s", got, i, body)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strconv"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -73,6 +74,7 @@ func reply(w http.ResponseWriter, status int, body any) {
 		panic("BUG: an answer that is no JSON: " + err.Error())
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text))) // or an answer of 2 KiB is chunked
 	w.WriteHeader(status)
 	_, _ = w.Write(text) // the client may be gone
 }

@@ -140,6 +140,12 @@ func TestATreeIsSampledWithItsChildren(t *testing.T) {
 }
 
 func TestSystemCallsAreCounted(t *testing.T) {
+	for name, count := range map[string]func(int) (*Syscalls, error){"perf": countByPerf, "strace": countByStrace} {
+		t.Run(name, func(t *testing.T) { countLines(t, count) })
+	}
+}
+
+func countLines(t *testing.T, begin func(pid int) (*Syscalls, error)) {
 	child := exec.Command("/bin/sh", "-c", "read x; i=0; while [ $i -lt 100 ]; do echo; i=$((i+1)); done; echo; read x")
 	in, err := child.StdinPipe()
 	if err != nil {
@@ -156,7 +162,7 @@ func TestSystemCallsAreCounted(t *testing.T) {
 		in.Close()
 		_ = child.Wait()
 	}()
-	count, err := CountSyscalls(child.Process.Pid)
+	count, err := begin(child.Process.Pid)
 	if err != nil {
 		t.Skip(err) // not everybody may
 	}
