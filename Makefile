@@ -52,6 +52,13 @@ bench-quick: build postgres ## the table of bench/, in under a minute
 bench-full: build postgres ## every point of every curve, 10 million rows: hours
 	cd bench && go run . report -full
 
+.PHONY: bench-compare profile
+bench-compare: ## compare the micro-benchmarks with the last record (RECORD=1: they become it)
+	@sh scripts/bench-compare.sh $(RECORD)
+
+profile: postgres ## where the time of a run goes: CPU, allocations, waits; into profile/ (PROFILE='-path PATH …')
+	cd bench && go run . profile -out ../profile $(PROFILE)
+
 chaos: postgres ## do harm and check the promises (ROW, TRIALS, SEED, LOAD, BUDGET=30m)
 	go run ./chaos -row $(ROW) -trials $(TRIALS) -seed $(SEED) -load $(LOAD) $(if $(BUDGET),-budget $(BUDGET))
 

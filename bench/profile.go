@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,36 +14,87 @@ import (
 	"time"
 
 	"github.com/queend/queend/bench/load"
+	"github.com/queend/queend/bench/proc"
 )
 
 // profileOptions are the flags of `profile`.
 type profileOptions struct {
 	common
+	mode        string
 	path        string
 	connections int
+	consumers   int
+	batch       int
+	autoAck     bool
+	backlog     int
 	seconds     int
 	items       int
 	lines       int
 	out         string
+	views       string
 }
 
 func profileFlags(args []string) profileOptions {
 	var o profileOptions
 	f := flag.NewFlagSet("profile", flag.ExitOnError)
 	o.register(f)
+	f.StringVar(&o.mode, "mode", "push", "load: push, pop, pipeline, fan-out, mixed, hello")
 	f.StringVar(&o.path, "path", "/api/v1/push", "what is pushed to")
-	f.IntVar(&o.connections, "connections", 64, "client connections")
+	f.IntVar(&o.connections, "connections", 64, "that push")
+	f.IntVar(&o.consumers, "consumers", 8, "connections that pop, in modes that do")
+	f.IntVar(&o.batch, "pop", 100, "messages of a pop at most")
+	f.BoolVar(&o.autoAck, "auto", false, "autoAck instead of acks")
+	f.IntVar(&o.backlog, "backlog", 0, "messages that lie there in mode pop; 0: 40,000 for each second. When all are taken the rest of a profile is idle")
 	f.IntVar(&o.seconds, "seconds", 5, "of each profile")
-	f.IntVar(&o.items, "items", 1, "messages in a request")
+	f.IntVar(&o.items, "items", 1, "messages in a push")
 	f.IntVar(&o.lines, "lines", 40, "of each listing")
 	f.StringVar(&o.out, "out", "profile", "directory for the profiles")
+	f.StringVar(&o.views, "views", "cpu,allocs,waits", "what is looked at, between commas")
 	_ = f.Parse(args) // ExitOnError
+	if o.backlog == 0 {
+		o.backlog = 40_000 * o.seconds
+	}
 	return o
 }
 
-// profile loads queend twice: once for its CPU, and once with every allocation
-// recorded (which costs CPU, so the two are apart).
+// view is one way to look at a server under load. Each has a run of its own, since
+// looking at one thing costs another.
+type view struct {
+	name  string
+	env   []string // of the server
+	watch func(context.Context, *watched) error
+	write func(context.Context, *watched) error
+}
+
+// watched is a server that is looked at.
+type watched struct {
+	o      profileOptions
+	out    string // directory
+	binary string
+	pid    int
+	pprof  string // where it serves its profiles
+	text   io.Writer
+
+	threads []proc.Thread // of waits
+}
+
+// views are all there are. Every allocation is recorded for allocs, which costs CPU; waits
+// first asks the kernel, which costs the server nothing, and then records a trace.
+func views() []view {
+	return []view{
+		{"cpu", nil, fetching("profile", "cpu.pprof"), listing("cpu", "cpu.pprof")},
+		{"allocs", []string{"GODEBUG=memprofilerate=1"}, fetching("allocs", "allocs.pprof"), listing("alloc_objects", "allocs.pprof")},
+		{"waits", nil, watchWaits, writeWaits},
+	}
+}
+
+// profile loads queend once for each view, and writes a file of text for each into a
+// directory, beside what it is made of.
 func profile(ctx context.Context, o profileOptions) error {
+	mode, ok := load.Modes[o.mode]
+	if !ok {
+		return fmt.Errorf("there is no mode %q", o.mode)
+	}
 	w, err := newWorld(ctx, o.common)
 	if err != nil {
 		return err
@@ -54,71 +107,115 @@ func profile(ctx context.Context, o profileOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, view := range []struct {
-		name, endpoint, index string
-		env                   []string
-	}{
-		{"cpu", "profile", "cpu", nil},
-		{"allocs", "allocs", "alloc_objects", []string{"GODEBUG=memprofilerate=1"}},
-	} {
-		file := filepath.Join(o.out, view.name+".pprof")
-		url := fmt.Sprintf("/debug/pprof/%s?seconds=%d", view.endpoint, o.seconds)
-		messages, err := w.record(ctx, o, binary, file, url, view.env)
-		if err != nil {
-			return err
+	for _, v := range views() {
+		if !strings.Contains(","+o.views+",", ","+v.name+",") {
+			continue
 		}
-		fmt.Printf("\n%s: %d messages were pushed while %s was recorded\n", view.name, messages, file)
-		if err := top(ctx, binary, file, view.index, o.lines); err != nil {
-			return err
+		if err := w.view(ctx, o, mode, binary, v); err != nil {
+			return fmt.Errorf("%s: %w", v.name, err)
 		}
 	}
 	return nil
 }
 
-// record starts a queend, loads it, fetches one profile meanwhile, and stops it.
-func (w *world) record(ctx context.Context, o profileOptions, binary, file, url string, env []string) (messages int64, err error) {
-	port, err := freePort()
+// view starts a queend, loads it, looks at it meanwhile, stops it, and writes what was
+// seen.
+func (w *world) view(ctx context.Context, o profileOptions, mode load.Mode, binary string, v view) error {
+	file := filepath.Join(o.out, v.name+".txt")
+	text, err := os.Create(file)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	pprof := net.JoinHostPort("127.0.0.1", port)
-	s, err := w.start(ctx, "queend-"+strings.TrimSuffix(filepath.Base(file), ".pprof"), binary, append(env, "QUEEND_PPROF="+pprof)...)
+	defer text.Close()
+	seen := &watched{o: o, out: o.out, binary: binary, text: io.MultiWriter(os.Stdout, text)}
+	r, err := w.watch(ctx, mode, seen, v)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	shape := load.Shape{Path: o.path, Queue: "bench", Partitions: 100, Items: o.items, PayloadBytes: 200, Seed: o.seed}
-	g := &load.Closed{Requests: shape.Requests(s.addr), Items: o.items, Seed: o.seed}
-	if err := g.Open(ctx, s.addr, o.connections); err != nil {
-		return 0, err
+	what := "mode " + o.mode
+	if o.mode == "push" {
+		what = o.path
 	}
-	defer g.Close()
-	if _, err := g.Run(ctx, time.Second); err != nil {
-		return 0, err
+	fmt.Fprintf(seen.text, "\n%s: %d messages in %.1f s (%s, %d connections, %d messages in a push)\n",
+		file, r.Count, r.Elapsed.Seconds(), what, o.connections, o.items)
+	if err := v.write(ctx, seen); err != nil {
+		return err
 	}
-	fetched := make(chan error, 1)
-	go func() {
-		text, err := get(ctx, "http://"+pprof+url)
-		if err == nil {
-			err = os.WriteFile(file, text, 0o644)
-		}
-		fetched <- err
-	}()
-	r, err := g.Run(ctx, time.Duration(o.seconds)*time.Second)
-	if err != nil {
-		return 0, err
-	}
-	if r.Refused > 0 {
-		return 0, fmt.Errorf("%d pushes were refused: %s", r.Refused, r.Refusal)
-	}
-	if err := <-fetched; err != nil {
-		return 0, fmt.Errorf("cannot fetch the profile: %w", err)
-	}
-	return r.Queued, s.stop()
+	return text.Close()
 }
 
-func top(ctx context.Context, binary, file, index string, lines int) error {
-	cmd := exec.CommandContext(ctx, "go", "tool", "pprof", "-top", "-sample_index="+index, fmt.Sprintf("-nodecount=%d", lines),
-		"-ignore=net/http", binary, file) // net/http serves the profile itself
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	return cmd.Run()
+func (w *world) watch(ctx context.Context, mode load.Mode, seen *watched, v view) (*load.Result, error) {
+	o := seen.o
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	seen.pprof = net.JoinHostPort("127.0.0.1", port)
+	if err := w.empty(ctx); err != nil {
+		return nil, err
+	}
+	s, err := w.start(ctx, "queend-"+v.name, seen.binary, append(v.env, "QUEEND_PPROF="+seen.pprof)...)
+	if err != nil {
+		return nil, err
+	}
+	seen.pid = s.cmd.Process.Pid
+	watched := make(chan error, 1)
+	settings := load.Settings{
+		Target: load.Target{Addr: s.addr}, Nonce: v.name,
+		Shape:       load.Shape{Path: o.path, Queue: "profile-" + v.name, Partitions: 100, Items: o.items, PayloadBytes: 200, Seed: o.seed},
+		Connections: o.connections, Consumers: o.consumers, Backlog: o.backlog, Pop: load.Pop{Batch: o.batch, AutoAck: o.autoAck},
+		Warm: time.Second, Window: time.Duration(o.seconds) * time.Second,
+		Before: func() error {
+			go func() { watched <- v.watch(ctx, seen) }()
+			return nil
+		},
+	}
+	if o.mode == "fan-out" {
+		settings.Groups = max(o.consumers, 1)
+	}
+	r, err := mode(ctx, settings)
+	if err != nil {
+		return nil, err
+	}
+	if r.Refused > 0 {
+		return nil, fmt.Errorf("%d requests were refused: %s", r.Refused, r.Refusal)
+	}
+	if err := <-watched; err != nil {
+		return nil, err
+	}
+	return r, s.stop()
+}
+
+// fetching fetches a profile of Go's, which takes as long as the load.
+func fetching(endpoint, file string) func(context.Context, *watched) error {
+	return func(ctx context.Context, w *watched) error {
+		return w.fetch(ctx, fmt.Sprintf("%s?seconds=%d", endpoint, w.o.seconds), file)
+	}
+}
+
+func (w *watched) fetch(ctx context.Context, endpoint, file string) error {
+	text, err := get(ctx, "http://"+w.pprof+"/debug/pprof/"+endpoint)
+	if err != nil {
+		return fmt.Errorf("cannot fetch the profile: %w", err)
+	}
+	return os.WriteFile(filepath.Join(w.out, file), text, 0o644)
+}
+
+// listing writes the functions that a profile is mostly made of.
+func listing(index, file string) func(context.Context, *watched) error {
+	return func(ctx context.Context, w *watched) error {
+		return w.pprofTop(ctx, file, "-sample_index="+index, fmt.Sprintf("-nodecount=%d", w.o.lines))
+	}
+}
+
+// pprofTop lists a profile. What serves the profile itself is left out.
+func (w *watched) pprofTop(ctx context.Context, file string, flags ...string) error {
+	args := append([]string{"tool", "pprof", "-top", "-ignore=net/http|runtime/trace|runtime/pprof"}, flags...)
+	cmd := exec.CommandContext(ctx, "go", append(args, w.binary, filepath.Join(w.out, file))...)
+	var wrong strings.Builder
+	cmd.Stdout, cmd.Stderr = w.text, &wrong
+	if err := cmd.Run(); err != nil {
+		return errors.Join(err, errors.New(wrong.String()))
+	}
+	return nil
 }
