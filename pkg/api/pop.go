@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -30,6 +31,10 @@ type popCall struct {
 	half     func() // halfClosed, likewise
 	body     []byte // scratch for the answer
 }
+
+// popFrameBytes is what the answer to a pop mostly has beside its messages: a large one is
+// not to be copied for the last few of them.
+const popFrameBytes = 512
 
 // callsKept bounds a free list: a burst of parked pops leaves no more than that behind.
 const callsKept = 1024
@@ -149,7 +154,7 @@ func (c *popCall) OpDone(op *queue.Op) {
 	r, x := c.router, c.exchange
 	r.Counters.Pop.count(op, r.Now()-op.Accepted)
 	c.store = nil
-	c.body = queue.AppendPopAnswer(c.body[:0], op)
+	c.body = queue.AppendPopAnswer(slices.Grow(c.body[:0], len(op.Pop.Messages)+popFrameBytes), op)
 	x.Reply(200, jsonHeader, c.body, false)
 	r.releasePop(c)
 }

@@ -3,6 +3,7 @@ package loop
 import (
 	"errors"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +56,7 @@ type conn struct {
 	handling      bool      // a handler looks at in
 
 	out      []byte // out[sent:] is ready to be written
+	aside    []byte // memory beside the collector's that out is in; nil: it is in none
 	sent     int
 	dirty    bool // settle is due at the end of this callback
 	full     bool // the kernel takes no more; the watcher will tell
@@ -270,6 +272,9 @@ func (c *conn) refuse(status int, reason string) {
 	x.Reply(status, []byte(header), appendRefusal(nil, reason), true)
 }
 
+// trickleBytes is the memory of a request of which no more has come.
+const trickleBytes = 256
+
 // keep appends data to what is kept of the current request. It says whether it could:
 // else the connection was refused.
 func (c *conn) keep(data []byte) bool {
@@ -278,7 +283,11 @@ func (c *conn) keep(data []byte) bool {
 	}
 	l := c.loop
 	if c.in == nil {
-		c.in = l.take()
+		if len(data) <= trickleBytes { // very many may send so little, and then nothing
+			c.in = make([]byte, 0, trickleBytes)
+		} else {
+			c.in = l.take()
+		}
 		l.inbound += cap(c.in)
 	}
 	size, room := len(c.in)+len(data), cap(c.in)
@@ -410,16 +419,84 @@ func (c *conn) flush() {
 	}
 	switch {
 	case c.unsent() == 0 && c.out != nil:
-		l.give(c.out)
-		c.out, c.sent, c.blocked = nil, 0, false
-	case c.blocked && c.sent > shrinkBytes && c.sent > cap(c.out)/2:
-		// The kernel has most of it: what may be kept for long is kept small.
-		c.out, c.sent = append(make([]byte, 0, c.unsent()), c.out[c.sent:]...), 0
+		c.dropOut()
+		c.blocked = false
+	case c.blocked && c.sent > shrinkBytes && c.sent > cap(c.out)/2,
+		c.blocked && c.aside == nil && c.unsent() > shrinkBytes:
+		// The kernel has most of it, or it will be here for a while.
+		c.setOut(c.out[c.sent:], nil)
 	}
 	c.weigh()
 }
 
-// shrinkBytes is how much of an answer must have been written for the rest to be moved.
+// flushWith is flush for a large body that follows what is ready: what the kernel takes of
+// it is not copied.
+func (c *conn) flushWith(body []byte) {
+	for len(body) > 0 {
+		n, err := unix.Writev(c.fd, [][]byte{c.out[c.sent:], body})
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			break // flush will meet it again
+		}
+		ready := min(n, c.unsent())
+		c.sent += ready
+		body = body[n-ready:]
+		c.loop.count.bytesOut.Add(uint64(n))
+	}
+	if len(body) > 0 {
+		c.setOut(c.out[c.sent:], body)
+	}
+	c.flush()
+}
+
+// setOut makes a copy of both parts, which may be in out, what is ready to be written. If it
+// is large, that is memory that goes back to the system as soon as it is written: on the
+// heap, answers that are not read would make the collector wait until there is twice as
+// much of everything.
+func (c *conn) setOut(ready, body []byte) {
+	size := len(ready) + len(body)
+	var out, aside []byte
+	if size > shrinkBytes {
+		aside, _ = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+		out = aside[:0]
+	}
+	if aside == nil { // it is small, or the system has no more: the heap may have
+		out = make([]byte, 0, size)
+	}
+	out = append(append(out, ready...), body...)
+	c.dropOut()
+	c.out, c.aside = out, aside
+}
+
+// dropOut lets go of out.
+func (c *conn) dropOut() {
+	if !c.isAside() {
+		c.loop.give(c.out)
+	}
+	c.dropAside()
+	c.out, c.sent = nil, 0
+}
+
+// isAside says whether out is in aside. It has grown out of it if not.
+func (c *conn) isAside() bool {
+	return c.aside != nil && unsafe.SliceData(c.out) == unsafe.SliceData(c.aside)
+}
+
+// dropAside gives the memory back that out is in, or was.
+func (c *conn) dropAside() {
+	if c.aside == nil {
+		return
+	}
+	if err := unix.Munmap(c.aside); err != nil {
+		panic("BUG: memory that was mapped cannot be unmapped: " + err.Error())
+	}
+	c.aside = nil
+}
+
+// shrinkBytes is how much of an answer must have been written, or be left, for the rest to
+// be moved.
 const shrinkBytes = 64 << 10
 
 // shed closes connections whose clients do not read while more is unsent than a loop
@@ -475,6 +552,9 @@ func (l *Loop) slowest(still time.Duration) (slowest *conn, n, bytes int) {
 
 // weigh corrects what the loop counts as unsent for slow readers.
 func (c *conn) weigh() {
+	if c.aside != nil && !c.isAside() {
+		c.dropAside()
+	}
 	weight := c.held
 	if c.full {
 		weight += cap(c.out)
@@ -620,8 +700,9 @@ func (c *conn) bury() {
 	c.phase, c.socket, c.held = closed, nil, 0
 	c.weigh()
 	c.drop()
-	l.give(c.out)
-	c.out, c.sent = nil, 0
+	if c.out != nil {
+		c.dropOut()
+	}
 	if c.half {
 		l.halfs--
 	}

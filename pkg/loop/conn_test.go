@@ -787,6 +787,52 @@ func TestAClientThatTakesNothingOfWhatTheKernelHoldsIsClosed(t *testing.T) {
 	c.isCut()
 }
 
+// What is kept for a reader for long is not on the heap, follows what it reads, and may be
+// followed by further answers.
+func TestWhatIsUnreadIsKeptBesideTheHeap(t *testing.T) {
+	b := newBench(t, Options{})
+	c := b.dial()
+	big := strings.Repeat("0123456789abcdef", 3<<20/16)
+	c.send(get("/hold?narrow") + get("/hold"))
+	x, y := b.take(), b.take()
+	b.reply(x, 200, big)
+	l := b.Loops()[0]
+	var aside int
+	eventually(t, "it is full", func() (full bool) {
+		on(t, l, func() {
+			k := l.conns[0]
+			if full = k.full; full {
+				aside = len(k.aside)
+				if !k.isAside() || k.weighed != cap(k.out) {
+					t.Errorf("%d bytes unsent, %d aside, %d weighed", k.unsent(), aside, k.weighed)
+				}
+			}
+		})
+		return full
+	})
+	part := make([]byte, len(big)-(512<<10))
+	if _, err := io.ReadFull(c.r, part); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "less is kept", func() (less bool) {
+		on(t, l, func() { less = len(l.conns[0].aside) < aside })
+		return less
+	})
+	b.reply(y, 200, "after that")
+	rest := make([]byte, 1<<20)
+	for got := 0; !bytes.HasSuffix(rest[:got], []byte("after that")); {
+		n, err := c.r.Read(rest[got:])
+		if got += n; err != nil {
+			t.Fatal(err)
+		}
+	}
+	on(t, l, func() {
+		if k := l.conns[0]; k.out != nil || k.aside != nil || l.outbound != 0 {
+			t.Errorf("%d bytes unsent, %d aside, %d weighed", k.unsent(), len(k.aside), l.outbound)
+		}
+	})
+}
+
 func TestTheKernelTakesLittleForAReaderThatDoesNotRead(t *testing.T) {
 	b := newBench(t, Options{})
 	c := b.dial()
@@ -822,8 +868,8 @@ func TestASlowReaderGetsAllOfALargeAnswer(t *testing.T) {
 	c.send(get("/after"))
 	c.hears(200, "/after")
 	on(t, l, func() {
-		if k := l.conns[0]; k.full || k.out != nil || l.outbound != 0 {
-			t.Errorf("full %v, %d unsent, %d weighed", k.full, k.unsent(), l.outbound)
+		if k := l.conns[0]; k.full || k.out != nil || k.aside != nil || l.outbound != 0 {
+			t.Errorf("full %v, %d unsent, %d aside, %d weighed", k.full, k.unsent(), len(k.aside), l.outbound)
 		}
 	})
 }

@@ -257,9 +257,9 @@ func (l *Loop) take() []byte {
 	return make([]byte, 0, bufferBytesMin)
 }
 
-// give takes a buffer back; large ones are left to the collector.
+// give takes a buffer back; small and large ones are left to the collector.
 func (l *Loop) give(b []byte) {
-	if cap(b) == 0 || cap(b) > bufferBytesKept || len(l.buffers) >= buffersKept {
+	if cap(b) < bufferBytesMin || cap(b) > bufferBytesKept || len(l.buffers) >= buffersKept {
 		return
 	}
 	l.buffers = append(l.buffers, b[:0])

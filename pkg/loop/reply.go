@@ -9,7 +9,8 @@ import (
 // body, and whether the connection ends after it. Both are copied before Reply
 // returns. Content-Length, Date, Connection, X-Request-Id and the common header are
 // ours to write. Answers leave in the order of the requests, whatever the order of
-// replies; those that are ready when the current callback ends leave in one write.
+// replies; those that are ready when the current callback ends leave in one write, but
+// what stands before a large body and the body leave at once.
 //
 // It is called exactly once, on the loop, also when the client is gone. Twice is a bug
 // and panics.
@@ -43,10 +44,18 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 	if close || l.draining {
 		c.linger = true // the client may be sending the next request
 	}
-	if x == c.first {
+	switch {
+	case x == c.first && len(body) >= flushBytes && !c.full && !x.isHead && (x.next == nil || x.next.state != answered):
+		c.out = l.appendHead(c.buffer(), x, status, header, len(body))
+		if status == 204 || status == 304 {
+			body = nil
+		}
+		c.advance()
+		c.flushWith(body)
+	case x == c.first:
 		c.out = l.appendAnswer(c.buffer(), x, status, header, body)
 		c.advance()
-	} else {
+	default:
 		x.held = l.appendAnswer(l.take(), x, status, header, body)
 		c.held += len(x.held)
 		c.weigh()
@@ -102,6 +111,15 @@ type heading struct {
 
 // appendAnswer appends the whole answer to x (RFC 9112 §4).
 func (l *Loop) appendAnswer(to []byte, x *Exchange, status int, header, body []byte) []byte {
+	to = l.appendHead(to, x, status, header, len(body))
+	if status == 204 || status == 304 || x.isHead { // RFC 9110 §9.3.2: the length that GET would have
+		return to
+	}
+	return append(to, body...)
+}
+
+// appendHead appends all of it but the body, which has so many bytes.
+func (l *Loop) appendHead(to []byte, x *Exchange, status int, header []byte, bodyBytes int) []byte {
 	to = append(to, statusLine(status)...)
 	to = append(to, l.dateLine()...)
 	to = append(to, l.heading.fixed...)
@@ -119,12 +137,8 @@ func (l *Loop) appendAnswer(to []byte, x *Exchange, status int, header, body []b
 		return append(to, "\r\n"...)
 	}
 	to = append(to, "Content-Length: "...)
-	to = strconv.AppendInt(to, int64(len(body)), 10)
-	to = append(to, "\r\n\r\n"...)
-	if x.isHead { // RFC 9110 §9.3.2: the length that GET would have
-		return to
-	}
-	return append(to, body...)
+	to = strconv.AppendInt(to, int64(bodyBytes), 10)
+	return append(to, "\r\n\r\n"...)
 }
 
 // dateLine is the Date field of this second (RFC 9110 §6.6.1).

@@ -92,7 +92,7 @@ type Options struct {
 	// WriteTimeout is how long a client may take nothing of an answer that is ready, be it
 	// with us or with the kernel (25 s): the connection is closed.
 	WriteTimeout time.Duration
-	// StallGrace is how long a reader may take nothing and still count as one that moves (1 s).
+	// StallGrace is how long a reader may take nothing and still count as one that moves (500 ms).
 	StallGrace time.Duration
 	// LingerTimeout is how long a connection that we end is read from and ignored, so
 	// that the client gets the last answer instead of a reset (5 s).
@@ -160,7 +160,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"BodyTotalTimeout", &o.BodyTotalTimeout, 10 * time.Minute},
 		{"RateGrace", &o.RateGrace, 20 * time.Second},
 		{"WriteTimeout", &o.WriteTimeout, 25 * time.Second},
-		{"StallGrace", &o.StallGrace, time.Second},
+		{"StallGrace", &o.StallGrace, 500 * time.Millisecond},
 		{"LingerTimeout", &o.LingerTimeout, 5 * time.Second},
 	}
 	for _, t := range times {
