@@ -275,3 +275,12 @@ func (c *curve) steps(pools []int) (all []step) {
 type times struct{ warm, window, beside time.Duration }
 
 func (t times) cell() time.Duration { return t.warm + t.window + t.beside }
+
+// of is how long a load is measured: twice as long at a rate, since the slowest of a
+// thousand are looked for and the pool is offered few.
+func (t times) of(d *Load) times {
+	if d.Fraction > 0 || d.Rate > 0 {
+		t.window *= 2
+	}
+	return t
+}

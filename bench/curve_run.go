@@ -81,8 +81,7 @@ func (l *lab) preparation() (all []task) {
 	if l.o.wants(curveArms) || l.o.wants(curveBatch) {
 		all = append(all, task{"looking for the floor", l.sweepCost(), l.sweep})
 	}
-	if len(l.curves) > 0 && !l.o.wants(curveArms) {
-		steps := l.trialSteps()
+	if steps := l.trialSteps(); len(steps) > 0 && !l.o.wants(curveArms) {
 		all = append(all, task{"choosing pools", time.Duration(len(steps)) * l.t.cell(), func(ctx context.Context) error { return l.choose(ctx, steps) }})
 	}
 	return all
@@ -90,7 +89,7 @@ func (l *lab) preparation() (all []task) {
 
 // start builds and starts the arms that are measured where nothing special is.
 func (l *lab) start(ctx context.Context) error {
-	arms, err := l.w.arms(ctx, armNames, l.o.pools)
+	arms, err := l.w.arms(ctx, l.needed(), l.o.pools)
 	if err != nil {
 		return err
 	}
@@ -103,6 +102,20 @@ func (l *lab) start(ctx context.Context) error {
 	}
 	l.here = &place{world: l.w, arms: arms}
 	return nil
+}
+
+// needed are the arms that have servers of their own and are measured.
+func (l *lab) needed() (names []string) {
+	for _, name := range armNames {
+		needed := name == armLoop
+		for _, c := range l.curves {
+			needed = needed || slices.ContainsFunc(c.points, func(p curvePoint) bool { return slices.Contains(p.arms, name) })
+		}
+		if needed {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 func (l *lab) prime(ctx context.Context) error { return l.primeAll(ctx, l.here) }
@@ -174,7 +187,7 @@ func (l *lab) trialSteps() (all []step) {
 	c := curves(shortSizes, 1)[0]
 	for range chooseTurns {
 		for _, s := range c.steps(l.o.pools) {
-			if s.point.load.Connections == baseLoad.Connections && s.pool > 0 {
+			if s.point.load.Connections == baseLoad.Connections && s.pool > 0 && len(l.o.pools) > 1 && slices.Contains(l.needed(), s.arm) {
 				all = append(all, s)
 			}
 		}
@@ -314,8 +327,9 @@ func (p *place) find(name string, pool int) (arm, error) {
 
 // trialOf is a load as a trial is told it.
 func (l *lab) trialOf(d *Load, a arm, round int) trial {
+	long := l.t.of(d)
 	return trial{mode: d.Mode, round: round, load: load.Settings{
-		Shape: l.shape(d, a), Connections: d.Connections, Rate: d.Rate, Warm: l.t.warm, Window: l.t.window,
+		Shape: l.shape(d, a), Connections: d.Connections, Rate: d.Rate, Warm: long.warm, Window: long.window,
 		Consumers: d.Consumers, Groups: d.Groups, Backlog: d.Backlog, Pop: load.Pop{Batch: d.PopBatch, AutoAck: d.AutoAck},
 	}}
 }

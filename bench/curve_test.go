@@ -87,6 +87,24 @@ func TestPoolsAreOfThreeSizesWhereAllArmsAreMeasuredAndChosenElsewhere(t *testin
 	f(curveConnections, 64, 0)
 }
 
+func TestServersAreStartedForWhatIsMeasured(t *testing.T) {
+	f := func(only string, want ...string) {
+		t.Helper()
+		l := &lab{o: fullOptions{only: only, pools: intList{16, 32}}}
+		l.curves = slices.DeleteFunc(curves(shortSizes, 2), func(c curve) bool { return !l.o.wants(c.name) })
+		if got := l.needed(); !slices.Equal(got, want) {
+			t.Errorf("%s: %v", only, got)
+		}
+		if trial := len(l.trialSteps()) > 0; trial != (len(want) > 1) {
+			t.Errorf("%s: pools are tried: %v", only, trial)
+		}
+	}
+	f("wake", armLoop)
+	f("modes,wake", armLoop)
+	f("rows", armLoop, armLegacy)
+	f("rate", armLoop, armLegacy, armBaseline)
+}
+
 func TestNamesOfOnlyAreKnown(t *testing.T) {
 	if o, err := fullFlags([]string{"-only", "rows,wake"}); err != nil || !o.wants("rows") || !o.wants("wake") || o.wants("arms") {
 		t.Errorf("%+v, %v", o, err)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -48,7 +49,7 @@ func fullFlags(args []string) (fullOptions, error) {
 	f.IntVar(&o.prime, "prime", 150, "messages for each of a pool's connections before anything is measured")
 	f.StringVar(&o.only, "only", "", "what of it, between commas: "+strings.Join(slices.Concat(curveNames, commandNames), ", "))
 	f.Var(&o.pools, "pools", "sizes of the pools, of which the best is taken")
-	f.StringVar(&o.out, "out", "report", "directory for report.html and report.json")
+	f.StringVar(&o.out, "out", "report", "directory for report.html, report.json and report.md")
 	_ = f.Parse(args) // ExitOnError
 	if o.full {
 		o.budget = 0
@@ -154,7 +155,7 @@ func report(ctx context.Context, o fullOptions) error {
 	for round := 0; round < l.planned; round++ {
 		began := l.p.elapsed()
 		if err := l.tasks(ctx, l.round(round)); err != nil {
-			return fmt.Errorf("round %d: %w", round+1, err)
+			return errors.Join(err, l.write()) // what there is
 		}
 		l.report.Rounds = round + 1
 		if err := l.write(); err != nil {
@@ -220,13 +221,32 @@ func (l *lab) round(round int) (all []task) {
 	prefix := fmt.Sprintf("round %d: ", round+1)
 	for i := range l.curves {
 		for _, s := range l.curves[i].steps(l.o.pools) {
-			all = append(all, task{prefix + s.String(), l.t.cell(), func(ctx context.Context) error { return l.measure(ctx, s, round) }})
+			all = append(all, task{prefix + s.String(), l.t.of(&s.point.load).cell(), func(ctx context.Context) error {
+				return l.failed(ctx, s, round, l.measure(ctx, s, round))
+			}})
 		}
 	}
 	if l.o.wants("wake") {
 		all = append(all, task{prefix + "wake", l.wakeCost(), func(ctx context.Context) error { return l.wakeRound(ctx) }})
 	}
 	return all
+}
+
+// failuresMax is how many cells may fail before a run is given up.
+const failuresMax = 10
+
+// failed notes that a cell could not be measured, and has the run go on: an hour's work
+// should not be lost to one server that was stuck for a moment. The run fails at its end.
+func (l *lab) failed(ctx context.Context, s step, round int, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	l.report.Failures = append(l.report.Failures, fmt.Sprintf("round %d: %s: %v", round+1, s, err))
+	l.p.say("%s: %v", s, err)
+	if len(l.report.Failures) > failuresMax {
+		return fmt.Errorf("more than %d cells could not be measured, the last: %w", failuresMax, err)
+	}
+	return nil
 }
 
 // sum is how many tasks there are, and about how long they take.
@@ -259,7 +279,10 @@ func (l *lab) finish() error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nthe report is %s\neverything measured is in %s\n", filepath.Join(dir, "report.html"), filepath.Join(dir, "report.json"))
+	fmt.Printf("\nthe report is %s\neverything measured is in %s, tables in report.md\n", filepath.Join(dir, "report.html"), filepath.Join(dir, "report.json"))
+	if n := len(r.Failures); n > 0 {
+		return errors.Join(fmt.Errorf("%d cells could not be measured, the first: %s", n, r.Failures[0]), r.verdict())
+	}
 	return r.verdict()
 }
 
@@ -284,6 +307,11 @@ func (l *lab) write() error {
 		return err
 	}
 	if err := replace(filepath.Join(l.o.out, "report.html"), page.Bytes()); err != nil {
+		return err
+	}
+	var tables bytes.Buffer
+	r.Markdown(&tables)
+	if err := replace(filepath.Join(l.o.out, "report.md"), tables.Bytes()); err != nil {
 		return err
 	}
 	return replace(filepath.Join(l.o.out, "report.json"), append(text, '\n'))

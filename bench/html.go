@@ -119,12 +119,12 @@ func (c *Curve) charts() []*chart {
 		return c.rateCharts()
 	}
 	return []*chart{
-		c.chart("Messages per second", "messages/s", rateOf),
+		c.chart("Messages per second", "messages/s", true, rateOf),
 		c.ratioChart(),
-		c.chart("Server CPU per message", "µs of CPU", serverCPUOf),
-		c.chart("PostgreSQL CPU per message", "µs of CPU", postgresCPUOf),
-		c.chart("Latency, median", "p50, ms", p50Of),
-		c.chart("Latency, 99 %", "p99, ms", p99Of),
+		c.chart("Server CPU per message", "µs of CPU", false, serverCPUOf),
+		c.chart("PostgreSQL CPU per message", "µs of CPU", true, postgresCPUOf),
+		c.chart("Latency, median", "p50, ms", false, p50Of),
+		c.chart("Latency, 99 %", "p99, ms", false, p99Of),
 	}
 }
 
@@ -208,10 +208,14 @@ func atPercentile(curve []load.Point, q float64) (micros float64, ok bool) {
 	return float64(curve[max(i, 0)].Micros), i >= 0
 }
 
-func (c *Curve) chart(title, y string, f figure) *chart {
+// chart draws a figure of all arms; floors too, where they have it.
+func (c *Curve) chart(title, y string, floors bool, f figure) *chart {
 	ch := &chart{Title: title, X: c.X, Y: y, Labels: c.Labels}
 	for _, arm := range c.arms() {
 		floor := slices.Contains(floorNames, arm) // has no x: a line across
+		if floor && !floors {
+			continue
+		}
 		ch.add(arm, slot(arm), c, func(point int) []float64 {
 			return c.at(f, func(s *Sample) bool { return (s.Point == point || floor) && s.Series == arm }).values()
 		})
@@ -383,14 +387,12 @@ func (c *Curve) ratioTable() (head []string, table [][]string) {
 
 // bestRatio is ratio with the arm's best pool at that point.
 func (c *Curve) bestRatio(f figure, arm string, point int) []float64 {
-	pool, best := 0, -1.0
-	for _, row := range c.rows() {
-		if s := row.samples[0]; row.point == point && c.Samples[row.first].Series == arm && row.samples.median(rate) > best {
-			best, pool = row.samples.median(rate), s.Pool
-		}
+	best := c.best(arm, point)
+	if len(best) == 0 {
+		return nil
 	}
 	at := func(arm string, pool int) rounds {
 		return c.at(f, func(s *Sample) bool { return s.Point == point && s.Series == arm && s.Pool == pool })
 	}
-	return at(armLoop, 0).over(at(arm, pool))
+	return at(armLoop, 0).over(at(arm, best[0].Pool))
 }

@@ -43,7 +43,7 @@ type point struct{ X, Y, Low, High float64 }
 // The size of a chart in its own units, and of the frame in it.
 const (
 	chartWidth, chartHeight = 440.0, 300.0
-	frameLeft, frameRight   = 62.0, 12.0
+	frameLeft, frameRight   = 62.0, 20.0
 	frameTop, frameBottom   = 30.0, 44.0
 	legendLine              = 16.0
 )

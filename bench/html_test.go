@@ -108,6 +108,24 @@ func TestThePageIsReadableInTheDark(t *testing.T) {
 	}
 }
 
+func TestWhatCouldNotBeMeasuredIsOnTop(t *testing.T) {
+	r := sampleReport()
+	r.Failures = []string{"round 1: rows 10M: push: stuck"}
+	if page := pageOf(t, r); !strings.Contains(page, "1 cells could not be measured") || !strings.Contains(page, "rows 10M: push: stuck") {
+		t.Error("the page does not say so")
+	}
+}
+
+func TestTablesForTheReadmeHaveTheBestPool(t *testing.T) {
+	var out bytes.Buffer
+	sampleReport().Markdown(&out)
+	for _, want := range []string{"| messages: push / push-legacy, 64 connections | ≥ 5.00 | 5.00 | 5.00-5.00 | met |", "| 64 | 11000 (10000-12000) | 2200 (2000-2400) |", "PostgreSQL 15, 2 rounds"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in:\n%.3000s", want, &out)
+		}
+	}
+}
+
 func TestAReportOfNothingIsAPage(t *testing.T) {
 	r := &Report{Started: time.Unix(1e9, 0)}
 	r.judge(goals)

@@ -30,8 +30,9 @@ type Report struct {
 	Window      float64      `json:"window_seconds,omitempty"`
 	Cells       []Cell       `json:"cells,omitempty"`
 	Curves      []*Curve     `json:"curves,omitempty"`
-	Floors      []floorPoint `json:"floors,omitempty"`  // of a sweep, the best first
-	Figures     []*Figures   `json:"figures,omitempty"` // of other commands that ran as a part of this one
+	Failures    []string     `json:"failures,omitempty"` // cells that could not be measured
+	Floors      []floorPoint `json:"floors,omitempty"`   // of a sweep, the best first
+	Figures     []*Figures   `json:"figures,omitempty"`  // of other commands that ran as a part of this one
 	Goals       []*Goal      `json:"goals,omitempty"`
 }
 
