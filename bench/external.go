@@ -301,7 +301,7 @@ func printCells(out io.Writer, cells []Cell) {
 			honest = "not verified"
 		}
 		if c.Refused > 0 {
-			honest += fmt.Sprintf(", %d refused", c.Refused)
+			honest += fmt.Sprintf(", %d refused: %.60s", c.Refused, c.Refusal)
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%.0f\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%.1f\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
 			c.Mode, c.Arm, offered, c.Connections, c.Rate, c.P50/1000, c.P99/1000, c.P999/1000, c.Max/1000,

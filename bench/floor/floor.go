@@ -107,16 +107,17 @@ func (f *Floor) Run(ctx context.Context, d time.Duration) (*load.Result, error) 
 	wg.Wait()
 	r := load.NewResult()
 	r.Elapsed, r.CPU = d, load.ProcessCPU()-cpu
+	inTime := 0.0
 	for i, c := range f.conns {
 		if errs[i] != nil {
 			return r, fmt.Errorf("cannot put rows: %w", errs[i])
 		}
 		r.IDs = append(r.IDs, c.ids...)
-		r.InTime += c.inTime
+		inTime += c.inTime
 		r.Latency.Merge(c.latency)
 	}
 	r.Queued = int64(len(r.IDs))
-	r.Count = r.Queued
+	r.Count, r.InTime = r.Queued, int64(inTime)
 	return r, nil
 }
 
@@ -132,13 +133,12 @@ type conn struct {
 	columns [5][]byte // binary arrays
 	stream  []byte    // of COPY
 	ids     []load.ID
-	inTime  int64
+	inTime  float64
 	latency *hdrhistogram.Histogram
 }
 
 func (c *conn) run(ctx context.Context, end time.Time) error {
 	c.ids, c.inTime, c.latency = nil, 0, load.NewHistogram()
-	batch := int64(c.floor.o.Batch)
 	for {
 		began := time.Now()
 		if !began.Before(end) {
@@ -151,9 +151,11 @@ func (c *conn) run(ctx context.Context, end time.Time) error {
 		}
 		now := time.Now()
 		load.Record(c.latency, now.Sub(began))
-		if now.Before(end) {
-			c.inTime += batch
+		part := 1.0 // what is in flight at the end counts for its part, as in package load
+		if now.After(end) {
+			part = float64(end.Sub(began)) / float64(now.Sub(began))
 		}
+		c.inTime += part * float64(c.floor.o.Batch)
 	}
 }
 

@@ -35,9 +35,9 @@ type Mode func(context.Context, Settings) (*Result, error)
 var Modes = map[string]Mode{"push": Push, "pop": PopAck, "pipeline": Pipeline, "fan-out": FanOut, "mixed": Mixed, "hello": Hello}
 
 // Push pushes, in a closed loop or at a rate. Count and InTime are messages answered
-// `queued`; Latency is of requests: in a closed loop from when one was sent to its
-// answer, of those answered in the window; at a rate from when it was due, of all that
-// became due in the window.
+// `queued`. Latency is of requests: in a closed loop from when one was sent to its
+// answer, of all that were sent in the window; at a rate from when one was due, of all
+// that became due in the window.
 func Push(ctx context.Context, s Settings) (*Result, error) {
 	if err := s.checkPush(false); err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ type producers struct {
 	due        int64     // requests of the open loop that were sent
 	most       int64     // requests to send at most, in a closed loop; 0: no bound
 	sent       int64     // requests
+	part       float64   // of messages, in a closed loop: see heard
 	giveUp     time.Time // what was not sent by then never is
 
 	// Of all windows, where deliveries are matched with pushes:
@@ -54,7 +55,7 @@ func (p *producers) open(ctx context.Context, addr string, n int, seed uint64) e
 // begin starts a window of d.
 func (p *producers) begin(r *Result, d time.Duration) {
 	p.r, p.start = r, time.Now()
-	p.end, p.due, p.sent = p.start.Add(d), 0, 0
+	p.end, p.due, p.sent, p.part = p.start.Add(d), 0, 0, 0
 	p.giveUp = p.end.Add(max(d, time.Second))
 	r.Elapsed = d
 	if p.every > 0 {
@@ -152,16 +153,22 @@ func (p *producers) send(k *conn, at time.Time) {
 	p.e.send(k, p.next(k, k.number))
 }
 
+// heard counts an answer. In a closed loop, the requests that are in flight when the
+// window ends count for the part of their time that lies in it: every connection has
+// one, and it would be the slower server that loses more by not counting it.
 func (p *producers) heard(k *conn, a answer, now time.Time) {
 	p.owed--
 	queued := p.hear(p.r, a, p.items)
 	p.r.Queued += queued
-	if now.Before(p.end) {
+	switch {
+	case now.Before(p.end):
 		p.r.InTime += queued
+	case p.every == 0 && k.at.Before(p.end):
+		p.part += float64(queued) * float64(p.end.Sub(k.at)) / float64(now.Sub(k.at))
+		p.r.InTime += int64(p.part)
+		p.part -= float64(int64(p.part))
 	}
-	if p.every > 0 || now.Before(p.end) {
-		Record(p.r.Latency, now.Sub(k.at))
-	}
+	Record(p.r.Latency, now.Sub(k.at))
 	if p.queued != nil && queued == int64(p.items) {
 		p.queued(k.number, p.items)
 	}

@@ -11,7 +11,7 @@ import (
 type Result struct {
 	Elapsed time.Duration // of the window in which requests were sent
 	Count   int64         // messages that the costs of the window are divided by; see the modes
-	InTime  int64         // messages inside the window: what a rate is made of
+	InTime  int64         // messages inside the window: what a rate is made of. In a closed loop, those in flight at its end count for their part
 	Queued  int64         // messages answered `queued` in all, with those in flight at its end
 	Refused int64         // answers other than were asked for, and broken connections
 	Refusal string        // the first of them
