@@ -160,7 +160,7 @@ func TestEveryAnswerIsCountedOnce(t *testing.T) {
 func TestWhatIsInFlightAtTheEndCountsForItsPart(t *testing.T) {
 	start := time.Now()
 	heard := func(every, sent, answered time.Duration) int64 {
-		p := &producers{r: NewResult(), items: 10, every: every, due: 1, idle: newRing(5), start: start, end: start.Add(100 * time.Millisecond),
+		p := &producers{r: NewResult(), items: 10, every: every, due: 1, most: 1, sent: 1, idle: newRing(5), start: start, end: start.Add(100 * time.Millisecond),
 			hear: func(*Result, answer, int) int64 { return 10 }}
 		for range 5 {
 			p.heard(&conn{at: start.Add(sent * time.Millisecond)}, answer{}, start.Add(answered*time.Millisecond))
