@@ -64,6 +64,11 @@ func DecodePop(op *Op, scope PopScope, n PopNames) Fault {
 func ParseSubscription(mode, from string) Subscription {
 	if from != "" && from != "now" {
 		if at, ok := parseTime(from); ok {
+			if at.IsZero() {
+				// Go's clients write a time that was never set as 0001-01-01T00:00:00Z. Where a
+				// group begins is written with the zero time for now; this is before all messages.
+				at = at.Add(time.Microsecond)
+			}
 			return Subscription{SubscribeAt, at}
 		}
 	}

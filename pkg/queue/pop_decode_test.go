@@ -37,6 +37,20 @@ func TestAPopsNamesAreCopiedAndChecked(t *testing.T) {
 	f(PopNames{Queue: []byte("a\xff")}, "queue is not text that can be stored")
 }
 
+func TestATimeThatWasNeverSetIsBeforeAllMessages(t *testing.T) {
+	f := func(from string) {
+		t.Helper()
+		s := ParseSubscription("", from)
+		if mode, at := s.row(); mode != "timestamp" || at.IsZero() || at.Year() != 1 {
+			t.Errorf("%q: %q %v", from, mode, at)
+		}
+	}
+	f(time.Time{}.Format(time.RFC3339))
+	f("0001-01-01")
+	f("0001-01-01T02:00:00+02:00")
+	f("0001-01-01T00:00:00.0000001Z")
+}
+
 func TestASubscriptionIsRead(t *testing.T) {
 	f := func(mode, from string, want SubscriptionMode) {
 		t.Helper()
