@@ -13,7 +13,7 @@ func planOf(t *testing.T, args ...string) (first, round time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{o: o, t: o.times(), report: &Report{}, curves: curves(map[bool]sizes{false: shortSizes, true: fullSizes}[o.full], 2)}
+	l := &lab{o: o, t: o.times(), report: &Report{}, curves: curves(o.sizes(), 2)}
 	l.report.Machine.Cores = 2
 	_, first = sum(l.preparation())
 	_, round = sum(l.round(0))
@@ -115,6 +115,18 @@ func TestNamesOfOnlyAreKnown(t *testing.T) {
 	if o, err := fullFlags(nil); err != nil || !o.wants("rate") {
 		t.Errorf("%+v, %v", o, err)
 	}
+}
+
+func TestTheLargestTableCanBeSmaller(t *testing.T) {
+	f := func(want []int, args ...string) {
+		t.Helper()
+		if o, err := fullFlags(args); err != nil || !slices.Equal(o.sizes().rows, want) {
+			t.Errorf("%v: %v, %v", args, o.sizes().rows, err)
+		}
+	}
+	f([]int{0, 100_000, 1_000_000})
+	f([]int{0, 100_000}, "-rows", "100000")
+	f([]int{0, 10_000, 100_000, 1_000_000, 10_000_000}, "-full")
 }
 
 func TestLoopsAreDoubledUpToTheCores(t *testing.T) {

@@ -26,6 +26,7 @@ type fullOptions struct {
 	seconds, warm float64
 	prime         int
 	only          string
+	rows          int
 	pools         intList
 	out           string
 }
@@ -48,6 +49,7 @@ func fullFlags(args []string) (fullOptions, error) {
 	f.Float64Var(&o.warm, "warm", 0, "seconds of load before each measurement; 0: 0.2, or 1 with -full")
 	f.IntVar(&o.prime, "prime", 150, "messages for each of a pool's connections before anything is measured")
 	f.StringVar(&o.only, "only", "", "what of it, between commas: "+strings.Join(slices.Concat(curveNames, commandNames), ", "))
+	f.IntVar(&o.rows, "rows", 0, "of the largest table; 0: a million, or ten with -full")
 	f.Var(&o.pools, "pools", "sizes of the pools, of which the best is taken")
 	f.StringVar(&o.out, "out", "report", "directory for report.html, report.json and report.md")
 	_ = f.Parse(args) // ExitOnError
@@ -78,6 +80,18 @@ func (o *fullOptions) names() []string {
 
 func (o *fullOptions) wants(name string) bool {
 	return o.only == "" || slices.Contains(o.names(), name)
+}
+
+// sizes are the points of the curves.
+func (o *fullOptions) sizes() sizes {
+	s := shortSizes
+	if o.full {
+		s = fullSizes
+	}
+	if o.rows > 0 {
+		s.rows = slices.DeleteFunc(slices.Clone(s.rows), func(n int) bool { return n > o.rows })
+	}
+	return s
 }
 
 func (o *fullOptions) times() times {
@@ -131,11 +145,7 @@ func report(ctx context.Context, o fullOptions) error {
 	defer w.close()
 	l := &lab{w: w, o: o, t: o.times(), p: line, others: map[string]*place{}, best: map[string]int{}}
 	defer l.close()
-	s := shortSizes
-	if o.full {
-		s = fullSizes
-	}
-	l.curves = slices.DeleteFunc(curves(s, runtime.NumCPU()), func(c curve) bool { return !o.wants(c.name) })
+	l.curves = slices.DeleteFunc(curves(o.sizes(), runtime.NumCPU()), func(c curve) bool { return !o.wants(c.name) })
 	if o.url != "" {
 		l.addExternal()
 	}

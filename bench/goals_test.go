@@ -68,4 +68,9 @@ func TestGoalsOfOtherCommandsAreTakenOver(t *testing.T) {
 	if g := r.Goals[i]; g.Verdict() != "met" || g.From != "wake" {
 		t.Fatalf("%+v", g)
 	}
+	r.FlushBefore = 2000 // no goal for a disk like that
+	r.judge(goals)
+	if g := r.Goals[i]; g.Verdict() != "not measured" {
+		t.Fatalf("%+v", g)
+	}
 }
