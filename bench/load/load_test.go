@@ -231,6 +231,9 @@ func TestRefusalsAreCountedAndTheFirstIsKept(t *testing.T) {
 		return n%2 == 1
 	})
 	r := run(t, addr, shape, 4, 50*time.Millisecond)
+	if r.Latency.TotalCount() != r.Queued {
+		t.Errorf("%d latencies of %d messages", r.Latency.TotalCount(), r.Queued)
+	}
 	if r.Queued+r.Refused != count.Load() || r.Refused < 1 || !strings.Contains(r.Refusal, "503 not today") {
 		t.Fatalf("served %d, heard %+v", count.Load(), r)
 	}

@@ -37,7 +37,7 @@ var Modes = map[string]Mode{"push": Push, "pop": PopAck, "pipeline": Pipeline, "
 // Push pushes, in a closed loop or at a rate. Count and InTime are messages answered
 // `queued`. Latency is of requests: in a closed loop from when one was sent to its
 // answer, of all that were sent in the window; at a rate from when one was due, of all
-// that became due in the window.
+// that became due in the window. Refusals are counted, and have no latency.
 func Push(ctx context.Context, s Settings) (*Result, error) {
 	if err := s.checkPush(false); err != nil {
 		return nil, err

@@ -168,7 +168,9 @@ func (p *producers) heard(k *conn, a answer, now time.Time) {
 		p.r.InTime += int64(p.part)
 		p.part -= float64(int64(p.part))
 	}
-	Record(p.r.Latency, now.Sub(k.at))
+	if queued == int64(p.items) { // a refusal is quick, and no service
+		Record(p.r.Latency, now.Sub(k.at))
+	}
 	if p.queued != nil && queued == int64(p.items) {
 		p.queued(k.number, p.items)
 	}
