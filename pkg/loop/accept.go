@@ -29,7 +29,7 @@ type listenerOption struct{ level, name, value int }
 // Keep-alive finds clients that vanished without a word within half a minute, also those
 // that wait for an answer and so are not idle. The user time-out is for what the kernel
 // holds: a client that acknowledges nothing of it, or leaves its window shut, for
-// WriteTimeout is given up, whether or not we have something for it too. It decides about
+// WriteTimeout and a second is given up, whether or not we have something for it too. It decides about
 // keep-alive's probes as well, so these are sent often enough for four to be missed.
 // Unsent bytes stay with us: what the kernel may hold beyond what is on its way is bounded,
 // since what it holds is counted by nobody.
@@ -39,11 +39,15 @@ func (o *Options) listenerOptions() []listenerOption {
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 12},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 4},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
-		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.WriteTimeout / time.Millisecond)},
+		{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int((o.WriteTimeout + userTimeoutLater) / time.Millisecond)},
 		{unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, kernelBytesMax},
 		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 	}
 }
+
+// userTimeoutLater is how much longer than WriteTimeout the kernel waits: what we know of
+// too we end ourselves, and an acknowledgment that a busy machine makes late is no sign.
+const userTimeoutLater = time.Second
 
 // kernelBytesMax is how many bytes the kernel takes for a client beyond what is on its
 // way to it: enough to keep a fast connection busy until we write again.

@@ -83,7 +83,7 @@ func TestAcceptedConnectionsAreProbed(t *testing.T) {
 		f(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 12)
 		f(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 4)
 		f(unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4)
-		f(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 7_000)
+		f(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 8_000)
 		f(unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, kernelBytesMax)
 		f(unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	})

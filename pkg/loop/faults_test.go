@@ -46,6 +46,7 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		Loops:       2,
 		HeadTimeout: 700 * time.Millisecond, BodyTimeout: 500 * time.Millisecond,
 		WriteTimeout: 300 * time.Millisecond, LingerTimeout: 100 * time.Millisecond,
+		StalledBytesMax: 64 << 20, // or a slow machine would close some for that
 	})
 	stop := make(chan struct{})
 	others := b.wellBehaved(8, stop)
@@ -70,6 +71,11 @@ func TestSlowClientsAreCutOffWhileOthersAreServed(t *testing.T) {
 		c.send(get("/kilo?narrow"))
 		bad = append(bad, c)
 	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%+v", b.Stats())
+		}
+	})
 	eventually(t, "the slow ones are cut off", func() bool {
 		s := b.Stats()
 		return s.TimeoutsHead == slow/2 && s.TimeoutsBody == slow/2 && s.Refused[408] == slow && s.TimeoutsWrite == deaf
