@@ -1,8 +1,12 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
+
+	"github.com/queend/queend/pkg/queue"
 )
 
 // trace keeps what a consumer says about a message that it works on.
@@ -20,6 +24,12 @@ func (r *Router) trace(x Exchange) {
 	}
 	if !body.has("data") {
 		r.fail(x, 400, nil, "data is required")
+		return
+	}
+	if hasLargeNumber(body["data"]) {
+		// A few bytes that the column, which is jsonb, would write out as 128 KiB.
+		r.fail(x, 400, nil, "data holds a number of more than "+strconv.Itoa(queue.NumberDigitsMax)+" digits or with an exponent beyond ±"+
+			strconv.Itoa(queue.NumberExponentMax))
 		return
 	}
 	names, err := traceNames(body)
@@ -51,6 +61,32 @@ func (r *Router) trace(x Exchange) {
 		answer.column("traceId", rows[0][0])
 		return outcome{body: answer.end()}, nil
 	})
+}
+
+// hasLargeNumber says whether valid JSON has a number that jsonb would blow up, by the
+// bounds that payloads have in such a column.
+func hasLargeNumber(text []byte) bool {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if err != nil {
+			return false
+		}
+		number, ok := token.(json.Number)
+		if !ok {
+			continue
+		}
+		digits, exponent, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(string(number), "-")), "e")
+		if len(strings.Replace(digits, ".", "", 1)) > queue.NumberDigitsMax {
+			return true
+		}
+		if exponent != "" {
+			if n, err := strconv.Atoi(exponent); err != nil || max(n, -n) > queue.NumberExponentMax {
+				return true
+			}
+		}
+	}
 }
 
 // traceNames are given as a list, as one name, or not at all.

@@ -41,3 +41,24 @@ func TestTracesOfAMessageAreKeptAndShown(t *testing.T) {
 		w.says("GET", "/api/v1/traces/xx/other", "", 400, `{"error":"invalid input syntax for type uuid: \"xx\""}`)
 	})
 }
+
+func TestATraceWithANumberThatJsonbWouldBlowUpIsRefused(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.push("q", "p", "t")
+		p := w.partition("q", "p")
+		f := func(data string, status int, answer string) {
+			t.Helper()
+			w.says("POST", "/api/v1/traces", `{"transactionId":"t","partitionId":"`+p+`","data":`+data+`}`, status, answer)
+		}
+		const kept = `{"success":true,"traceId":"U"}`
+		const refused = `{"error":"data holds a number of more than 1000 digits or with an exponent beyond ±400"}`
+		f(`1e401`, 400, refused)
+		f(`[{"a":[0,-1E+131071]}]`, 400, refused)
+		f(`{"a":1e-401}`, 400, refused)
+		f(`1e99999999999999999999`, 400, refused)
+		f(strings.Repeat("9", 1001), 400, refused)
+		f(`0.`+strings.Repeat("9", 1000), 400, refused)
+		f(`[1e400,-1e-400,1e0000400,`+strings.Repeat("9", 1000)+`]`, 200, kept)
+		f(`["1e401",{"1e401":true}]`, 200, kept)
+	})
+}
