@@ -429,7 +429,7 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	case "push_lock":
 		return done("SELECT 1", [][]byte{int8(len(elements(params[0])))})
 	case "push_insert":
-		parts, ids, transactions := elements(params[5]), elements(params[7]), elements(params[8])
+		parts, ids, transactions := elements(params[3]), elements(params[5]), elements(params[6])
 		for i := range parts {
 			m := message{queue.UUID(parts[i]), string(transactions[i])}
 			if code := s.poison[m.transaction]; code != "" {
@@ -441,7 +441,7 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 			s.messages[m] = queue.UUID(ids[i])
 			s.added = append(s.added, m)
 		}
-		return done(fmt.Sprintf("UPDATE %d", len(elements(params[0]))))
+		return done(fmt.Sprintf("INSERT 0 %d", len(parts)))
 	case "push_winners":
 		parts, transactions := elements(params[0]), elements(params[1])
 		var rows [][][]byte

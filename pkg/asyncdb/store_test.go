@@ -1113,7 +1113,7 @@ func pushing(t testing.TB, n int) func() {
 	}
 	reply := encode(
 		&pgproto3.BindComplete{}, &pgproto3.DataRow{Values: [][]byte{make([]byte, 8)}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")},
-		&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: []byte("UPDATE 1")},
+		&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: fmt.Appendf(nil, "INSERT 0 %d", n)},
 		&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	ends := make([]func(), 0, 4)
 	r.store.sv.Defer = func(f func()) { ends = append(ends, f) }

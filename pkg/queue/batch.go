@@ -173,7 +173,7 @@ func (b *Batch) Row(stmt int, values [][]byte) {
 func (b *Batch) Tag(stmt int, rows int64) {
 	switch {
 	case b.kind == pushStep && stmt == pushInsert:
-		b.gather.updated = rows
+		b.gather.stored = rows
 	case b.kind == resolveStep && stmt == resolveHeads:
 		b.gather.made = rows
 	}

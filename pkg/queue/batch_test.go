@@ -324,7 +324,7 @@ func TestALargeBatchGivesItsMemoryBack(t *testing.T) {
 	item := `{"queue":"q","payload":"` + strings.Repeat("x", 1000) + `"},`
 	op := s.add(`{"items":[` + strings.TrimSuffix(strings.Repeat(item, rowsKeptMax+1), ",") + `]}`)
 	s.step(pushing)
-	s.b.Tag(pushInsert, 1)
+	s.b.Tag(pushInsert, rowsKeptMax+1)
 	s.b.StepDone(nil, 0)
 	s.step("")
 	s.expect(op.Items[rowsKeptMax].Status, Queued)

@@ -34,7 +34,12 @@ func (c *Config) Prepared() []string { return []string{"push_lock", c.insert()} 
 
 // insert is the statement that stores messages.
 func (c *Config) insert() string {
-	if c.PayloadJSONB {
+	switch {
+	case c.Sealer != nil && c.PayloadJSONB:
+		return "push_insert_sealed_jsonb"
+	case c.Sealer != nil:
+		return "push_insert_sealed"
+	case c.PayloadJSONB:
 		return "push_insert_jsonb"
 	}
 	return "push_insert"

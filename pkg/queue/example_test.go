@@ -43,7 +43,7 @@ func ExampleBatch() {
 			case "push_ids": // one row: the first partition is number 7, and not encrypted
 				batch.Row(i, [][]byte{{7: 1}, {15: 7}, {0}})
 				batch.Tag(i, 1)
-			case "push_insert": // one head was moved
+			case "push_insert": // one message was stored
 				batch.Tag(i, 1)
 			}
 		}

@@ -167,7 +167,7 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 	}
 	number := func(e []byte) int { return int(int32(binary.BigEndian.Uint32(e))) }
 	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
-	if st.Unnamed != (st.Name != "push_lock" && st.Name != "push_insert") {
+	if st.Unnamed != (st.Name != "push_lock" && st.Name != "push_insert" && st.Name != "push_insert_sealed") {
 		t.Fatalf("%s: unnamed %v", st.Name, st.Unnamed)
 	}
 	switch st.Name {
@@ -229,7 +229,7 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 			}
 		}
 		slices.Reverse(r.rows)
-	case "push_insert":
+	case "push_insert", "push_insert_sealed":
 		return m.insert(t, st, ids, texts, number)
 	default:
 		t.Fatalf("the statement %s", st.Name)
@@ -239,20 +239,26 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 
 func (m *model) insert(t failer, st Statement, ids func(int) []UUID, texts func(int) []string, number func([]byte) int) (r reply, _ *SQLError) {
 	t.Helper()
-	if len(st.Params) != pushParams {
+	want := len(plainParams)
+	if st.Name == "push_insert_sealed" {
+		want = len(sealedParams)
+	}
+	if len(st.Params) != want {
 		t.Fatalf("%d params", len(st.Params))
 	}
 	m.clock++
 	heads, counts, lasts := ids(0), elements(t, st.Params[1], oidInt4), ids(2)
 	switched := false
-	flags := elements(t, st.Params[4], oidBool)
-	for i, queue := range texts(3) {
-		if q := m.queues[queue]; q != nil && q.encrypted != (flags[i][0] == 1) {
-			switched = true
+	if want == len(sealedParams) {
+		flags := elements(t, st.Params[12], oidBool)
+		for i, queue := range texts(11) {
+			if q := m.queues[queue]; q != nil && q.encrypted != (flags[i][0] == 1) {
+				switched = true
+			}
 		}
 	}
-	partitions, ranks, messages, transactions := ids(5), elements(t, st.Params[6], oidInt4), ids(7), texts(8)
-	traces, payloads, sealed, producers := elements(t, st.Params[9], oidUUID), texts(10), elements(t, st.Params[11], oidBool), elements(t, st.Params[12], oidText)
+	partitions, ranks, messages, transactions := ids(3), elements(t, st.Params[4], oidInt4), ids(5), texts(6)
+	traces, payloads, sealed, producers := elements(t, st.Params[7], oidUUID), texts(8), elements(t, st.Params[9], oidBool), elements(t, st.Params[10], oidText)
 	n, at := len(partitions), 0
 	if len(ranks) != n || len(messages) != n || len(transactions) != n || len(traces) != n || len(payloads) != n || len(sealed) != n || len(producers) != n {
 		t.Fatalf("columns of different length")
@@ -295,7 +301,7 @@ func (m *model) insert(t failer, st Statement, ids func(int) []UUID, texts func(
 		h := m.heads[head]
 		h.seq, h.stamp = h.seq+number(counts[i]), max(m.clock, h.stamp+1)
 	}
-	r.tag = int64(len(heads))
+	r.tag = int64(n)
 	return r, nil
 }
 

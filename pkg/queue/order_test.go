@@ -41,16 +41,23 @@ func change(statements func(string) string, name, from, to string) func(string) 
 	}
 }
 
-// withoutLock are the statements with the lock taken out, and nothing else.
-func withoutLock() func(string) string { return change(nil, "push_lock", "FOR NO KEY UPDATE", "") }
+// withoutLock are the statements with both locks taken out, the one that is asked for and
+// the one that comes with moving the heads: those are only read.
+func withoutLock() func(string) string {
+	text := schema.Statement("push_insert")
+	from, to := strings.Index(text, "UPDATE queen.partition_lookup"), strings.Index(text, "\nINSERT")
+	return change(change(nil, "push_lock", "FOR NO KEY UPDATE", ""), "push_insert", text[from:to],
+		`SELECT h.partition_id, h.seq, g.n, g.last, greatest(clock_timestamp(), h.last_message_created_at + interval '1 microsecond') AS ts
+		   FROM queen.partition_lookup h
+		   JOIN (SELECT unnest($1::uuid[]) AS part, unnest($2::int4[]) AS n, unnest($3::uuid[]) AS last) g ON h.partition_id = g.part)`)
+}
 
 const pauseKey = 7
 
 // pausing are the statements with a pause after the stamp is taken, for as long as
 // somebody holds an advisory lock.
 func pausing(statements func(string) string) func(string) string {
-	return change(statements, "push_insert", "interval '1 microsecond') AS ts",
-		fmt.Sprintf("interval '1 microsecond') AS ts, pg_advisory_xact_lock_shared(%d) AS pause", pauseKey))
+	return change(statements, "push_insert", " AS ts", fmt.Sprintf(" AS ts, pg_advisory_xact_lock_shared(%d) AS pause", pauseKey))
 }
 
 // follower reads a partition as a consumer does.

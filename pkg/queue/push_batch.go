@@ -26,9 +26,9 @@ type gathering struct {
 	dups    []row   // what is in rows already, of the same or of another op
 	heads   []head  // the distinct partitions of rows, sorted
 
-	seen    []int32 // hash table: 1 + index into rows by (partition, transaction)
-	updated int64   // heads, as push_insert's tag says
-	made    int64   // heads, as push_heads's tag says
+	seen   []int32 // hash table: 1 + index into rows by (partition, transaction)
+	stored int64   // rows, as push_insert's tag says
+	made   int64   // heads, as push_heads's tag says
 }
 
 // row is one item that is to be inserted. Its op may be given back while the step is in
@@ -62,7 +62,7 @@ func (g *gathering) reset() {
 	clear(g.rows)
 	clear(g.dups)
 	clear(g.heads)
-	g.unknown, g.rows, g.dups, g.heads, g.updated, g.made = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
+	g.unknown, g.rows, g.dups, g.heads, g.stored, g.made = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
 }
 
 // shrink gives back what a large batch has needed.
@@ -401,7 +401,7 @@ func (b *Batch) winnersFound(g *group) {
 // began (manual, "Read Committed Isolation Level").
 func (b *Batch) push() []Statement {
 	g := &b.gather
-	g.updated = 0
+	g.stored = 0
 	b.begin(pushParams)
 	p := b.buf
 	for i := range p[:pushParams] {
@@ -464,18 +464,20 @@ func (b *Batch) push() []Statement {
 	}
 
 	b.statement("push_lock", headPartition)
-	b.statement(b.c.insert(), headPartition, headCount, headLast, queueName, queueSealed,
-		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer)
+	if b.c.Sealer == nil {
+		b.statement(b.c.insert(), plainParams[:]...)
+	} else {
+		b.statement(b.c.insert(), sealedParams[:]...)
+	}
 	return b.stmts
 }
 
-// The params of push_insert, $1 to $13, by their place in buf.
+// The params of push_insert, $1 to $11, and the two more of push_insert_sealed, by their
+// place in buf.
 const (
 	headPartition = iota
 	headCount
 	headLast
-	queueName
-	queueSealed
 	rowPartition
 	rowRank
 	rowID
@@ -484,7 +486,16 @@ const (
 	rowPayload
 	rowSealed
 	rowProducer
+	queueName
+	queueSealed
 	pushParams
+)
+
+var (
+	plainParams = [...]int{headPartition, headCount, headLast,
+		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer}
+	sealedParams = [...]int{headPartition, headCount, headLast,
+		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer, queueName, queueSealed}
 )
 
 // sealed says whether the payloads for a partition are sent encrypted.
@@ -493,10 +504,10 @@ func (b *Batch) sealed(at *hint) bool { return at.encrypted && b.c.Sealer != nil
 // appendQueues says of which queues we assume what about encryption. Without a key it
 // makes no difference to us, and nothing is said.
 func (b *Batch) appendQueues() {
-	heads, n := b.gather.heads, 0
 	if b.c.Sealer == nil {
-		heads = nil
+		return
 	}
+	heads, n := b.gather.heads, 0
 	// Neighbours of one queue need one entry; more would do no harm.
 	differs := func(i int) bool {
 		return i == 0 || heads[i-1].at.queue != heads[i].at.queue || heads[i-1].at.encrypted != heads[i].at.encrypted
@@ -517,11 +528,10 @@ func (b *Batch) appendQueues() {
 
 // pushed: the rows are stored.
 func (b *Batch) pushed(g *group) {
-	if b.gather.updated != int64(len(b.gather.heads)) {
-		// Every head was there and locked, else the insert had failed; so somebody has put
-		// something (a trigger, a rule) on the table that keeps it from being updated. The
-		// messages are stored and their numbers are wrong: no answer would be right.
-		b.decideAll(g, Fault{Internal, "queen.partition_lookup was not updated as it should; is there a trigger on it?"})
+	if b.gather.stored != int64(len(b.gather.rows)) {
+		// Somebody has put something (a trigger, a rule) on the table that keeps rows from
+		// being stored. Others are, and all are counted: no answer would be right.
+		b.decideAll(g, Fault{Internal, "queen.messages did not take what it should; is there a trigger on it?"})
 		return
 	}
 	for i := range b.gather.rows {

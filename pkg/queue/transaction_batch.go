@@ -311,7 +311,7 @@ func (b *TransactionBatch) Row(stmt int, values [][]byte) {
 func (b *TransactionBatch) Tag(stmt int, rows int64) {
 	switch {
 	case b.kind == commitStep && b.pushing && stmt == pushInsert:
-		b.push.gather.updated = rows
+		b.push.gather.stored = rows
 	case b.kind == placesStep && stmt == resolveHeads:
 		b.push.gather.made = rows
 	}

@@ -143,7 +143,7 @@ func pushOne(t testing.TB, conn *pgconn.PgConn, insert, queue, partition, id, tr
 			continue
 		}
 		exec(t, conn, "push_lock", "{"+at+"}")
-		exec(t, conn, insert, "{"+at+"}", "{1}", "{"+id+"}", "{\""+queue+"\"}", "{f}",
+		exec(t, conn, insert, "{"+at+"}", "{1}", "{"+id+"}",
 			"{"+at+"}", "{1}", "{"+id+"}", "{"+transaction+"}", "{NULL}", `{"{\"new\":1}"}`, "{f}", "{NULL}")
 	}
 }
