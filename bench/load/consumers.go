@@ -23,15 +23,14 @@ type consumers struct {
 	resume []*consumer
 	wakeAt time.Time // when those in resume ask again
 
-	r       *Result
-	end     time.Time // what comes later is not in time
-	last    time.Time // when the last message was received, or acknowledged
-	foreign int64
+	r    *Result
+	end  time.Time // what comes later is not in time
+	last time.Time // when the last message was received, or acknowledged
+
 }
 
 // consumer is one connection: idle, popping, or acknowledging.
 type consumer struct {
-	all    *consumers
 	k      *conn
 	group  *group
 	pop    []byte
@@ -172,7 +171,6 @@ func (c *consumers) heardPop(one *consumer, a answer, now time.Time) {
 func (c *consumers) deliver(g *group, number int64, now time.Time) {
 	at, ok := c.times.of(number)
 	if !ok {
-		c.foreign++
 		c.r.refuse("a message came that nobody here has pushed")
 		return
 	}

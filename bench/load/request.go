@@ -98,7 +98,7 @@ func (s Shape) check(numbered bool) error {
 	case !plainName(s.Queue) || s.Partitions < 1 || s.Items < 1:
 		return fmt.Errorf("a push needs a queue (of letters, digits, '-', '_' and '.'), partitions and messages: %+v", s)
 	case s.Zipf != 0 && s.Zipf <= 1:
-		return fmt.Errorf("Zipf's s must be above 1, not %v", s.Zipf)
+		return fmt.Errorf("the s of Zipf's law must be above 1, not %v", s.Zipf)
 	case s.PayloadBytes < least:
 		return fmt.Errorf("payloads of this mode have %d bytes at least, not %d", least, s.PayloadBytes)
 	}

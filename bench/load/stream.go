@@ -120,7 +120,7 @@ func (s Settings) stream(ctx context.Context) (x *stream, err error) {
 		return nil, err
 	}
 	for i, k := range conns {
-		one := &consumer{all: x.c, k: k, group: x.c.groups[i%groups]}
+		one := &consumer{k: k, group: x.c.groups[i%groups]}
 		pop := x.c.pop
 		pop.Queue, pop.Group = names[i/groups%len(names)], one.group.name
 		one.pop = s.Target.get(pop.path())

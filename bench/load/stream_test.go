@@ -21,7 +21,6 @@ type broker struct {
 	more   chan struct{} // closed, and made anew, when something was pushed
 	log    map[string][]string
 	cursor map[string]int // of a queue and group
-	leased map[string]int
 	acked  int
 	pushes int
 
