@@ -90,12 +90,24 @@ func (c *cutter) complete() (kind byte, body []byte, err error) {
 	if err != nil {
 		return 0, nil, err
 	}
+	c.room(size)
 	c.take(size - len(c.rest))
 	if len(c.rest) < size {
 		return 0, nil, nil
 	}
 	c.used = true
 	return c.rest[0], c.rest[headerBytes:size:size], nil
+}
+
+// room makes room in rest for what is about to be taken of a message of that size. It is
+// doubled each time, which costs a large message two of its sizes in all; append alone
+// would cost five.
+func (c *cutter) room(size int) {
+	need := min(size, len(c.rest)+len(c.data))
+	if need <= cap(c.rest) || need <= restBytesKept {
+		return
+	}
+	c.rest = append(make([]byte, 0, min(size, max(2*cap(c.rest), need))), c.rest...)
 }
 
 func (c *cutter) take(n int) {

@@ -223,7 +223,11 @@ func (s *Store) tick() {
 	s.expire(now)
 	switch {
 	case (s.state == busy || s.state == probing) && now >= s.hungAt:
-		s.hung(now)
+		if s.isSlow(now) {
+			s.hungAt = s.heardAt + s.db.config.HungAfter
+		} else {
+			s.hung(now)
+		}
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
 	case s.state == idle && now >= s.heardAt+s.db.config.ProbeAfter:
@@ -253,6 +257,12 @@ func (s *Store) tick() {
 		}
 		s.armGiveBack()
 	}
+}
+
+// isSlow says that the server is at it though its time is over: rows are coming. Large
+// messages may take that long. Who gives back does not wait longer: its answers are small.
+func (s *Store) isSlow(now time.Duration) bool {
+	return !s.work.GiveBack && s.heardAt > s.sentAt && now < s.heardAt+s.db.config.HungAfter
 }
 
 // armGiveBack sets the timer for when a lane that is down counts as away.

@@ -454,6 +454,37 @@ func TestAHungServerIsLeft(t *testing.T) {
 	d.is("queued")
 }
 
+func TestAServerWhoseRowsAreComingIsSlowAndNotHung(t *testing.T) {
+	for _, giveBack := range []bool{false, true} {
+		r := up(t)
+		r.store.work.GiveBack = giveBack
+		c := r.pushWithin(time.Minute, "q/p/1")
+		r.pass()
+		reply := r.pg.read(t, &r.sent)
+		r.sleep(time.Second)
+		r.answer(reply[:7])
+		r.sleep(r.db.config.HungAfter - time.Millisecond)
+		if (r.shut == 1) != giveBack {
+			t.Errorf("who gives back: %v; left %d times", giveBack, r.shut)
+		}
+		if giveBack {
+			continue
+		}
+		r.answer(reply[7:])
+		r.serve()
+		c.is("queued")
+		// It hangs in the middle.
+		r.push("q/p/2")
+		r.pass()
+		r.sleep(time.Second)
+		r.answer(r.pg.read(t, &r.sent)[:7])
+		r.sleep(r.db.config.HungAfter)
+		if r.shut != 1 {
+			t.Error("a server that hangs in the middle of an answer is not left")
+		}
+	}
+}
+
 func TestALargeRequestIsGivenTime(t *testing.T) {
 	var items []string
 	for i := range 5000 {
