@@ -68,7 +68,7 @@ type Options struct {
 	// may have more.
 	OutboundBytesMax int
 	// StalledBytesMax is how many of them one loop keeps for readers that stand still, that
-	// is, have taken nothing for StallGrace (8 MiB divided by Loops). More: the one that has
+	// is, have taken nothing for StallGrace (24 MiB divided by Loops). More: the one that has
 	// stood still for longest is closed, and so on until it is less. A single one may have
 	// more, until WriteTimeout.
 	StalledBytesMax int
@@ -92,7 +92,7 @@ type Options struct {
 	// WriteTimeout is how long a client may take nothing of an answer that is ready, be it
 	// with us or with the kernel (25 s): the connection is closed.
 	WriteTimeout time.Duration
-	// StallGrace is how long a reader may take nothing and still count as one that moves (500 ms).
+	// StallGrace is how long a reader may take nothing and still count as one that moves (2 s).
 	StallGrace time.Duration
 	// LingerTimeout is how long a connection that we end is read from and ignored, so
 	// that the client gets the last answer instead of a reset (5 s).
@@ -147,7 +147,7 @@ func (o Options) withDefaults() (Options, error) {
 		o.OutboundBytesMax = 64 << 20 / o.Loops
 	}
 	if o.StalledBytesMax == 0 {
-		o.StalledBytesMax = 8 << 20 / o.Loops
+		o.StalledBytesMax = 24 << 20 / o.Loops
 	}
 	times := []struct {
 		name  string
@@ -160,7 +160,7 @@ func (o Options) withDefaults() (Options, error) {
 		{"BodyTotalTimeout", &o.BodyTotalTimeout, 10 * time.Minute},
 		{"RateGrace", &o.RateGrace, 20 * time.Second},
 		{"WriteTimeout", &o.WriteTimeout, 25 * time.Second},
-		{"StallGrace", &o.StallGrace, 500 * time.Millisecond},
+		{"StallGrace", &o.StallGrace, 2 * time.Second},
 		{"LingerTimeout", &o.LingerTimeout, 5 * time.Second},
 	}
 	for _, t := range times {
