@@ -291,7 +291,40 @@ func (l *lab) cell(ctx context.Context, s step, round int) (Sample, error) {
 	if err != nil && a.server.cmd != nil {
 		err = fmt.Errorf("%w; the server wrote: %s", err, a.server.lastWords())
 	}
-	return sample, err
+	if err != nil {
+		return sample, err
+	}
+	return sample, settle(ctx, a, &sample.Cell)
+}
+
+// settleMax bounds the wait for what a cell has left behind.
+const settleMax = 30 * time.Second
+
+// settle waits, after a cell in which pushes were refused, until none of them can be
+// stored any more: by a server that has them on disk, or by PostgreSQL, which is still
+// at work for a push that was given up. Or they would be rows of the next cell, which
+// nobody there was told of.
+func settle(ctx context.Context, a arm, c *Cell) error {
+	if c.Refused == 0 || a.server.foreign || a.server.cmd == nil {
+		return nil
+	}
+	if a.name == armLoop || a.name == armLegacy {
+		if _, err := a.server.drained(ctx); err != nil {
+			return fmt.Errorf("what was buffered is not delivered: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleMax)
+	defer cancel()
+	for busy := 1; busy > 0; {
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%d sessions are still at work for pushes that were given up: %w", busy, err)
+		}
+		if err := a.server.db.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND state <> 'idle' AND backend_type = 'client backend' AND pid <> pg_backend_pid()`).Scan(&busy); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // syscallWindow is how long system calls are counted, in the first round, of all arms.
@@ -349,13 +382,22 @@ func (l *lab) fraction(d *Load, arm string, round int) (float64, error) {
 
 // sweep looks for the best floors.
 func (l *lab) sweep(ctx context.Context) (err error) {
-	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, sweepSizes, l.t.window/2)
+	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.t.window/2)
 	return err
 }
 
 // sweepCost is about how long that takes.
 func (l *lab) sweepCost() time.Duration {
-	return time.Duration(2*len(sweepSizes.batches)*len(sweepSizes.conns)) * (l.t.window*5/8 + l.t.beside)
+	s := l.sweepSizes()
+	return time.Duration(2*len(s.batches)*len(s.conns)) * (l.t.window*5/8 + l.t.beside)
+}
+
+// sweepSizes leave out in a short report what was never best.
+func (l *lab) sweepSizes() floorSizes {
+	if l.o.full {
+		return sweepSizes
+	}
+	return floorSizes{batches: []int{100, 1000}, conns: []int{2, 4, 8}}
 }
 
 // addExternal has the server at -url take part where it is asked for the same as

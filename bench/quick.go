@@ -198,6 +198,9 @@ func (w *world) takeTurns(ctx context.Context, arms []arm, o quickOptions) (cell
 					return nil, fmt.Errorf("%s, %d connections: %w", a, n, err)
 				}
 				cells = append(cells, c)
+				if err := settle(ctx, a, &c); err != nil {
+					return nil, fmt.Errorf("%s, %d connections: %w", a, n, err)
+				}
 			}
 		}
 	}
