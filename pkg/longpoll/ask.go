@@ -257,8 +257,12 @@ const sweepsAtOnce = 64
 // attemptMany looks for messages in many queues.
 func (s *Store) attemptMany(c *call, now time.Duration) {
 	op, b := c.op, s.board
-	if c.askedAt == 0 || now-c.askedAt > queuesFor {
-		c.state = asking
+	if met := b.meetings.Load(); c.askedAt == 0 || now-c.askedAt > queuesFor || c.meetings != met {
+		c.state, c.meetings = asking, met
+		b.mu.Lock()
+		b.many = true // pushes tell of new queues from here on
+		b.mu.Unlock()
+		b.active.Store(true)
 		s.ask(func(ask *queue.Op) {
 			ask.Watch.Kind, ask.Watch.Namespace, ask.Watch.Task = queue.WatchQueues, op.Pop.Namespace, op.Pop.Task
 		}, func(ask *queue.Op) {
@@ -327,6 +331,10 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	case under != nil:
 		c.state = parkedUp
 		b.list(&under.sweepers, c)
+	case wait && c.meetings != b.meetings.Load():
+		b.unlock()
+		s.attemptMany(c, now) // a queue was met in this moment
+		return
 	case wait:
 		c.state = parkedUp
 		b.list(waitersOf(&b.filters, name), c)

@@ -31,6 +31,10 @@ type Board struct {
 	others   bool          // there are other processes
 	tell     map[queue.Told]struct{}
 	names    map[string]string // of queues and partitions, for tell
+
+	met      map[string]struct{} // queues that pops of many queues have looked for
+	meetings atomic.Uint64       // times that they had to
+	many     bool                // there was one
 	stores   []*Store
 	post     []*Store // that have woken calls to look at, once the lock is given back
 	rotation []*group // of the slow sweep
@@ -71,7 +75,7 @@ func NewBoard(self queue.UUID, worker string, limits Limits) *Board {
 	or(&limits.EntriesMax, EntriesMaxDefault)
 	return &Board{
 		limits: limits, self: self, worker: worker,
-		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{}, names: map[string]string{},
+		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{}, names: map[string]string{}, met: map[string]struct{}{},
 	}
 }
 

@@ -25,6 +25,7 @@ type call struct {
 	group     *group        // where it looks, held until it is answered; nil: many queues
 	queues    []string      // ManyQueues: where to look
 	askedAt   time.Duration // and when they were asked for; 0: not yet
+	meetings  uint64        // and how many queues had been met then
 	partition queue.UUID    // OnePartition: which, once known
 	known     bool
 	mark      uint32 // of the partition, before the claim

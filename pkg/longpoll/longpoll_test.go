@@ -299,6 +299,51 @@ func TestWhoeverIsFoundIsToldThatAnythingMayHaveChanged(t *testing.T) {
 	}
 }
 
+// A queue's delay may be made shorter while its messages rest: for those who wait and for
+// those who come later.
+func TestAnotherDelayOfAQueueCountsAtOnce(t *testing.T) {
+	f := func(changed func(w *world)) {
+		t.Helper()
+		w := newWorld(1, Limits{})
+		w.settle()
+		w.push("q", "p")
+		w.undue = w.now + time.Hour
+		parked := w.popOp(0, func(p *queue.PopRequest) { p.AutoAck, p.Wait = true, true })
+		w.settle()
+		if w.answers[parked] {
+			t.Fatal("it does not wait")
+		}
+		w.undue = 0
+		changed(w)
+		w.settle()
+		if parked.Pop.Count != 1 {
+			t.Error("who waits is not woken")
+		}
+		w.push("q", "p")
+		w.undue = w.now + time.Hour
+		later := func() *queue.Op {
+			op := w.popOp(0, func(p *queue.PopRequest) { p.AutoAck = true })
+			w.settle()
+			return op
+		}
+		w.board.Changed("q")
+		if op := later(); op.Pop.Count != 0 {
+			t.Fatal("it is delivered too early")
+		}
+		w.undue = 0
+		changed(w)
+		if op := later(); op.Pop.Count != 1 {
+			t.Error("who comes later does not find it")
+		}
+	}
+	f(func(w *world) { w.board.Changed("q") })
+	f(func(w *world) { // by another process
+		w.told = append(w.told, queue.Told{Queue: "q", Group: everyGroup})
+		w.now += 2 * time.Second
+		w.settle()
+	})
+}
+
 type nobody struct{}
 
 func (nobody) OpDone(*queue.Op) {}
@@ -377,5 +422,33 @@ func TestManySweepsAtOnceBeginWithSmallSlices(t *testing.T) {
 	}
 	if n := w.board.sweeps.Load(); n != 0 {
 		t.Errorf("%d sweeps have no end", n)
+	}
+}
+
+// A pop of many queues that waits hears of a queue that is new from the push that made it.
+func TestANewQueueWakesWhoWaitsForItsNamespace(t *testing.T) {
+	w := newWorld(2, Limits{})
+	many := func(p *queue.PopRequest) {
+		p.Scope, p.Queue, p.Namespace, p.Wait = queue.ManyQueues, nil, []byte("q"), true
+	}
+	first, second := w.popOp(0, many), w.popOp(1, many)
+	w.settle()
+	w.pushOp(0, "x", "a") // is none of theirs
+	w.settle()
+	if w.answers[first] || w.answers[second] {
+		t.Fatal("they were not to be answered")
+	}
+	looks := w.board.meetings.Load()
+	w.pushOp(0, "x", "b")
+	w.settle()
+	if w.board.meetings.Load() != looks {
+		t.Error("each push into a queue of somebody else has them look again")
+	}
+	w.pushOp(0, "qa", "a")
+	w.settle()
+	w.pushOp(1, "qb", "a")
+	w.settle()
+	if !w.answers[first] || !w.answers[second] || first.Pop.Count != 1 || second.Pop.Count != 1 {
+		t.Errorf("answered: %v and %v", w.answers[first], w.answers[second])
 	}
 }

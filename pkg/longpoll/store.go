@@ -108,6 +108,9 @@ func (s *Store) learn(op *queue.Op) {
 		if len(b.byQueue) > 0 {
 			b.changedItem(it)
 		}
+		if b.many {
+			b.meet(it.Queue)
+		}
 		if b.others {
 			b.toldItem(it)
 		}
@@ -120,6 +123,22 @@ func (s *Store) learn(op *queue.Op) {
 func (b *Board) changedItem(it *queue.Item) {
 	if len(b.byQueue[string(it.Queue)]) > 0 {
 		b.changed(string(it.Queue), it.PartitionID, it.Partition)
+	}
+}
+
+// meet has pops of many queues look again when a queue is pushed to that no group has been
+// seen in: it may be new, and one of theirs. Once for each.
+func (b *Board) meet(q []byte) {
+	if _, met := b.met[string(q)]; met || len(b.byQueue[string(q)]) > 0 {
+		return
+	}
+	if len(b.met) >= namesMax {
+		clear(b.met)
+	}
+	b.met[string(q)] = struct{}{}
+	b.meetings.Add(1)
+	for _, list := range b.filters {
+		b.wakeAll(list)
 	}
 }
 
@@ -204,6 +223,12 @@ func (b *Board) unsweep(g *group) {
 	g.swept = false
 	for i := range g.marks {
 		g.marks[i]++
+	}
+	for _, e := range g.entries {
+		if e.state == timed && e.undue {
+			// Its queue may have another delay now: whoever comes looks.
+			b.makeReady(e)
+		}
 	}
 	if g.waiting.first != nil {
 		b.wake(g.waiting.first)

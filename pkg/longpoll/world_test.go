@@ -27,6 +27,7 @@ type world struct {
 	others bool
 	away   bool // PostgreSQL is
 	flags  queue.Flags
+	undue  time.Duration // until then nothing may be delivered
 
 	pops    int
 	answers map[*queue.Op]bool
@@ -153,6 +154,8 @@ func (w *world) claim(op *queue.Op) {
 			p.Held = true
 		case at.cursor[group] >= at.head:
 			t.Outcome = queue.Drained
+		case w.undue > w.now:
+			t.Outcome, t.In = queue.NotDue, w.undue-w.now
 		default:
 			n := min(at.head-at.cursor[group], max(p.Batch, 1)-p.Count)
 			t.Outcome, t.More, t.In = queue.Claimed, at.cursor[group]+n < at.head, leaseTime
