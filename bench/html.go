@@ -71,7 +71,7 @@ func (r *Report) setup() [][2]string {
 	if r.Dirty {
 		commit += ", and changes that are not committed"
 	}
-	return [][2]string{
+	all := [][2]string{
 		{"Command", r.Command},
 		{"Begun", r.Started.Format("2006-01-02 15:04:05 MST") + fmt.Sprintf(", took %s", short(seconds(r.Took)))},
 		{"Commit", commit},
@@ -80,9 +80,14 @@ func (r *Report) setup() [][2]string {
 		{"PostgreSQL", r.PostgreSQL.Version},
 		{"Flush", fmt.Sprintf("%.0f µs before, %.0f µs after: an 8 KiB write and fdatasync, median", r.FlushBefore, r.FlushAfter)},
 		{"Load average", fmt.Sprintf("%.1f before and after: what else the machine did", r.Load)},
-		{"Rounds", fmt.Sprintf("%d; in each, every cell was warmed for %.1f s and measured for %.1f s", r.Rounds, r.Warm, r.Window)},
+		{"Rounds", fmt.Sprintf("%d; in each, every cell was warmed for %.2g s and measured for %.2g s, at a rate twice as long", r.Rounds, r.Warm, r.Window)},
 		{"Seed", fmt.Sprint(r.Seed)},
 	}
+	if len(r.Floors) > 0 {
+		p := limit(r.Floors)
+		all = append(all, [2]string{"Limit", fmt.Sprintf("%s rows/s by %s with %d rows a statement over %d connections: the most that PostgreSQL took here, in a sweep of %d ways", number(p.Rate), p.Way, p.Batch, p.Conns, len(r.Floors))})
+	}
+	return all
 }
 
 // section makes plots and a table of a curve.

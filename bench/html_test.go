@@ -47,6 +47,7 @@ func sampleReport() *Report {
 		}
 		r.Curves = append(r.Curves, out)
 	}
+	r.Floors = []floorPoint{{Way: "copy", Batch: 1000, Conns: 4, Rate: 34567}}
 	r.judge(goals)
 	return r
 }
@@ -74,7 +75,7 @@ func TestThePageHasEveryCurveEveryGoalAndTheSetup(t *testing.T) {
 		}
 	}
 	for _, want := range []string{strings.Repeat("ab", 20) + ", and changes that are not committed", "shared_buffers", "512MB", "bench report -full", "<th>Seed</th><td>7</td>",
-		"messages/s offered", "p99.9, ms", "µs of CPU", "floor, unnest", ">99.9 %<", "took 1 min 40 s", "not measured"} {
+		"messages/s offered", "p99.9, ms", "µs of CPU", "floor, unnest", ">99.9 %<", "took 1 min 40 s", "34567 rows/s by copy"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page does not say %q", want)
 		}
