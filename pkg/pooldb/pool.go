@@ -35,6 +35,10 @@ const (
 // retryEvery is the pause before the next attempt when PostgreSQL is away.
 const retryEvery = 100 * time.Millisecond
 
+// idleTime is how long a connection that is not used is kept: after a burst the pool has as
+// many as it has goroutines.
+const idleTime = 30 * time.Second
+
 // Options of a Pool.
 type Options struct {
 	Conn            *pgconn.Config // from pgconn.ParseConfig; it is copied
@@ -82,6 +86,7 @@ func Open(o Options) (*Pool, error) {
 	}
 	config.ConnConfig.Config = *o.Conn.Copy()
 	config.MaxConns = int32(o.Workers)
+	config.MaxConnIdleTime, config.HealthCheckPeriod = idleTime, idleTime/3
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	config.AfterConnect = beDurable
 	ctx, stop := context.WithCancel(context.Background())
