@@ -120,12 +120,20 @@ func (l *lab) needed() (names []string) {
 
 func (l *lab) prime(ctx context.Context) error { return l.primeAll(ctx, l.here) }
 
+// primeLoop is a loop's share: its batches are few, and each of its connections has to
+// see some before PostgreSQL's plans settle.
+const primeLoop = 1500
+
 func (l *lab) primeAll(ctx context.Context, p *place) error {
 	for _, a := range p.arms {
 		if a.server.foreign {
 			continue
 		}
-		if err := l.w.primeArm(ctx, a, l.shape(&baseLoad, a), l.o.prime); err != nil {
+		messages := l.o.prime
+		if a.name == armLoop {
+			messages = max(messages, primeLoop)
+		}
+		if err := l.w.primeArm(ctx, a, l.shape(&baseLoad, a), messages); err != nil {
 			return fmt.Errorf("%s: %w", a, err)
 		}
 	}
