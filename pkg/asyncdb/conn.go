@@ -246,6 +246,7 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 			s.unknown()
 		}
 	}
+	s.leaveLine() // what it was at may go on in the server, and the locks know
 	s.state, s.downSince, s.rerun = down, now, true
 	s.stats.Losses.Add(1)
 	s.db.laneDown(s.id, why)

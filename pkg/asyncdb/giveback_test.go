@@ -434,6 +434,11 @@ func TestGivingBackKeepsTheOrderWhateverHappens(t *testing.T) {
 	for seed := range 300 {
 		g := newGiver(t)
 		s := walker{g: g, random: uint64(seed)*2654435761 + 1}
+		s.other.store = newRig(t).store
+		for i := range s.other.seats {
+			s.other.seats[i] = ^uint64(0)
+		}
+		g.store.work.Turns = seed%2 == 1
 		for range 60 {
 			s.step()
 		}
@@ -449,7 +454,11 @@ type walker struct {
 	random uint64
 	n      int
 	moves  int
-	did    []string
+
+	other    turn // of a lane that may be in the way of everything
+	inTheWay bool
+
+	did []string
 }
 
 func (s *walker) chance(n int) int {
@@ -460,7 +469,7 @@ func (s *walker) chance(n int) int {
 func (s *walker) step() {
 	g := s.g
 	say := func(what string) { s.did = append(s.did, what) }
-	switch s.chance(12) {
+	switch s.chance(13) {
 	case 0, 1, 2:
 		s.n++
 		name := fmt.Sprint(s.n)
@@ -513,12 +522,23 @@ func (s *walker) step() {
 		say("moved")
 		s.moves++
 		g.elsewhere(fmt.Sprint("server ", s.moves), s.moves)
+	case 12:
+		if s.inTheWay = !s.inTheWay; s.inTheWay {
+			say("another lane is in the way")
+			g.db.turns.join(&s.other)
+		} else {
+			say("it is not")
+			g.db.turns.leave(&s.other)
+		}
 	}
 }
 
 // settle brings the server back, and checks what came of it all.
 func (s *walker) settle() {
 	g := s.g
+	if s.inTheWay {
+		g.db.turns.leave(&s.other)
+	}
 	g.pass()
 	for range 100 {
 		if g.store.conn == nil {
@@ -531,6 +551,9 @@ func (s *walker) settle() {
 		}
 	}
 	// A push that is answered 503 says so; all others in the order in which they came.
+	if n := len(g.db.turns.line); n != 0 {
+		g.t.Errorf("%d lanes stand in line, and nothing is to be sent", n)
+	}
 	last, byEnd := 0, map[string]*call{}
 	for i, c := range g.calls {
 		if c.done != 1 {

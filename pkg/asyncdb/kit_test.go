@@ -59,6 +59,17 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return r.on(db)
+}
+
+// beside returns a rig with another store of the same database, at the same time; its server
+// is the same too.
+func (r *rig) beside() *rig {
+	other := &rig{t: r.t, now: r.now, pg: r.pg, ids: r.ids}
+	return other.on(r.db)
+}
+
+func (r *rig) on(db *Database) *rig {
 	r.db = db
 	hints := queue.NewHints(0, 0)
 	r.store = db.newStore(Services{

@@ -55,6 +55,10 @@ func (s *Store) advance(now time.Duration) {
 // load makes current a batch of what waits; false: nothing waits.
 func (s *Store) load(now time.Duration) bool {
 	if s.gather.waiting() == 0 {
+		s.leaveLine() // what waited was given up
+		return false
+	}
+	if !s.mayLoad(now) {
 		return false
 	}
 	s.gather.fill(s.current, now)
@@ -72,8 +76,13 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 	s.working = false
 	rows, took := done.Rows(), now-s.firedAt
 	if !s.rerun { // else the time is that of an outage
-		s.gather.learn(took, rows)
+		whole := took
+		if s.inLine {
+			whole = now - s.lineAt // the next will have to stand in line too
+		}
+		s.gather.learn(whole, rows)
 	}
+	s.leaveLine()
 	s.stats.InFlightRows.Store(0)
 	s.stats.Batches.Add(1)
 	s.stats.Rows.Add(uint64(rows))
@@ -228,6 +237,8 @@ func (s *Store) tick() {
 		} else {
 			s.hung(now)
 		}
+	case s.state == idle && s.inLine && now >= s.turnTill:
+		s.advance(now)
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
 	case s.state == idle && now >= s.heardAt+s.db.config.ProbeAfter:
@@ -251,6 +262,9 @@ func (s *Store) tick() {
 		s.arm(s.restTill)
 	case idle:
 		s.arm(s.heardAt + s.db.config.ProbeAfter)
+		if s.inLine {
+			s.arm(s.turnTill)
+		}
 	case down:
 		if !s.dialing {
 			s.arm(s.dialAt)

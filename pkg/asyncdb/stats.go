@@ -22,6 +22,7 @@ type Stats struct {
 	Unavailable atomic.Uint64 // ops refused because PostgreSQL is known to be away
 	Expired     atomic.Uint64 // ops whose deadline came first
 
+	Turns    atomic.Uint64 // batches that waited for another lane of ours
 	Retries  atomic.Uint64 // steps to be tried again after a wait
 	Unknowns atomic.Uint64 // steps whose answer was lost with their connection
 	Notices  atomic.Uint64 // notices of the server

@@ -44,6 +44,7 @@ type Store struct {
 	giveBackFn func()      // giveBackNow, likewise
 	dialSoonFn func()      // dialSoon, likewise
 	leaveFn    func()      // leaveIfIdle, likewise
+	turnFn     func()      // myTurn, likewise
 	out        []byte      // scratch: the bytes of one step
 	parsed     []bool      // scratch: its statements that are sent with a Parse
 	late       []*queue.Op // scratch: ops whose deadline came
@@ -60,6 +61,11 @@ type Store struct {
 	preparedAt time.Duration // the last time that a batch found its prepared statements gone; 0: never
 	inline     bool          // statements are sent whole, prepared ones do not last here
 	prepared   map[string]bool
+
+	turn     turn // among the push lanes
+	inLine   bool // it has one, or waits for it
+	lineAt   time.Duration
+	turnTill time.Duration // it goes on by then
 
 	closing bool
 	closed  bool
@@ -95,6 +101,9 @@ type Work struct {
 	// knows another place for them. Without it they wait for the reconnection until their
 	// deadline.
 	GiveBack bool
+
+	// Turns has lanes whose ops have partitions in common send one after another. For pushes.
+	Turns bool
 }
 
 // Store makes a store of one loop and begins to connect. Any goroutine; the loop must run,
@@ -118,7 +127,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	for _, name := range work.Prepare {
 		s.prepared[name] = true
 	}
-	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle
+	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn, s.turnFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle, s.myTurn
 	s.id = db.enlist(s)
 	return s
 }
@@ -328,6 +337,7 @@ func (s *Store) endIfDone() {
 		return
 	}
 	s.closed = true
+	s.leaveLine()
 	if s.stopDial != nil {
 		s.stopDial()
 	}
