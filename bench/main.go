@@ -4,7 +4,7 @@
 //	go run . quick       a table in under a minute, and quick.json beside it
 //	go run . report      every curve in ten minutes: report/report.html and .json
 //	go run . load        one load of any mode, on any arm, or on a server that runs already
-//	go run . profile     CPU and allocation profiles of queend under load
+//	go run . profile     where CPU, allocations and waits of queend under load are
 //	go run . drain       how fast a full queue is emptied
 //	go run . wake        how soon a parked consumer has what is pushed
 //	go run . wide        what many partitions cost a pop
@@ -46,7 +46,7 @@ func main() {
 const usage = `usage: go run . quick [flags]     measure, print a table, write a JSON file
        go run . report [flags]    every curve, as a page (10 minutes; with -full, hours)
        go run . load [flags]      one load of any mode, on any arm, or on a server that runs already (-url)
-       go run . profile [flags]   CPU and allocation profiles of queend under load
+       go run . profile [flags]   where CPU, allocations and waits of queend under load are
        go run . drain [flags]     how fast a full queue is emptied
        go run . wake [flags]      how soon a parked consumer has what is pushed
        go run . wide [flags]      what many partitions cost a pop
