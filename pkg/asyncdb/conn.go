@@ -53,7 +53,9 @@ func (c *conn) opened(write func([]byte) error, shut func()) {
 	s.stats.Connects.Add(1)
 	if !s.suspect {
 		s.db.laneUp(s.id, c.link.about)
-		s.db.reachable()
+		if !s.leftShut { // others need not hurry to a server that may say the same again
+			s.db.reachable()
+		}
 	}
 	s.db.arrived(s.id, c.link.instance)
 	s.arm(now + s.db.config.ProbeAfter)
@@ -195,7 +197,7 @@ func (s *Store) probe(now time.Duration) {
 // proven says that the connection was good for something: the next one that is lost is
 // replaced at once.
 func (s *Store) proven() {
-	s.attempts = 0
+	s.attempts, s.leftShut = 0, false
 	if s.suspect {
 		s.suspect = false
 		s.db.laneUp(s.id, s.conn.link.about)

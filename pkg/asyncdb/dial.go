@@ -74,6 +74,9 @@ func (s *Store) equip(ctx context.Context, pc *pgconn.PgConn, late map[string]st
 	if err := pc.SyncConn(ctx); err != nil {
 		return link{}, fmt.Errorf("cannot settle the new connection: %w", err)
 	}
+	if pc.ParameterStatus("default_transaction_read_only") == "on" || pc.ParameterStatus("in_hot_standby") == "on" {
+		return link{}, errReadOnly // it has said so since it was asked
+	}
 	l.about = about(pc)
 	h, err := pc.Hijack()
 	if err != nil {

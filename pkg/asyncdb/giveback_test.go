@@ -435,9 +435,8 @@ func TestGivingBackKeepsTheOrderWhateverHappens(t *testing.T) {
 		g := newGiver(t)
 		s := walker{g: g, random: uint64(seed)*2654435761 + 1}
 		s.other.store = newRig(t).store
-		for i := range s.other.seats {
-			s.other.seats[i] = ^uint64(0)
-		}
+		s.other.seats.take(&newCall(t, &g.queue, g.ids, "q/p/any").op)
+		s.other.seats.settle()
 		g.store.work.Turns = seed%2 == 1
 		for range 60 {
 			s.step()
@@ -525,10 +524,10 @@ func (s *walker) step() {
 	case 12:
 		if s.inTheWay = !s.inTheWay; s.inTheWay {
 			say("another lane is in the way")
-			g.db.turns.join(&s.other)
+			g.db.turns.join(&s.other, g.now)
 		} else {
 			say("it is not")
-			g.db.turns.leave(&s.other)
+			g.db.turns.leave(&s.other, g.now)
 		}
 	}
 }
@@ -537,7 +536,7 @@ func (s *walker) step() {
 func (s *walker) settle() {
 	g := s.g
 	if s.inTheWay {
-		g.db.turns.leave(&s.other)
+		g.db.turns.leave(&s.other, g.now)
 	}
 	g.pass()
 	for range 100 {

@@ -40,12 +40,6 @@ func (p *primary) found(s *instance) (changed bool) {
 	}
 }
 
-// is says whether s is that server.
-func (p *primary) is(s *instance) bool {
-	newest := p.at.Load()
-	return newest == nil || newest.id == s.id
-}
-
 // OnMoved has f called when connections begin to lead to another server than before, on
 // any goroutine; it must not block. Whoever connects to the same database in another way
 // leaves the old server then. Before the first Store is made.
@@ -73,9 +67,9 @@ func (db *Database) arrived(id int, at *instance) {
 	}
 }
 
-// leaveAgain is how soon a lane may leave a server for another a second time: with two
-// servers that can both be written to, which is a mistake in the cluster, lanes would
-// follow each other to and fro without a pause.
+// leaveAgain is how soon a lane may go back to a server that it has left: with two servers
+// that can both be written to, which is a mistake in the cluster, lanes would follow each
+// other to and fro without a pause.
 const leaveAgain = 5 * time.Second
 
 var errLeft = errors.New("the server is not the primary any more")
@@ -86,13 +80,16 @@ func (s *Store) left(now time.Duration) bool {
 	if s.conn.readOnly || s.conn.standby {
 		return true
 	}
-	return !s.db.primary.is(s.conn.link.instance) && (s.leftAt == 0 || now-s.leftAt >= leaveAgain)
+	newest := s.db.primary.at.Load()
+	mine := s.conn.link.instance.id
+	back := newest != nil && (newest.id == s.leftFrom || mine == s.leftFrom)
+	return newest != nil && newest.id != mine && (!back || now-s.leftAt >= leaveAgain)
 }
 
 // leave closes a connection that leads to such a server, and gets another. A step whose
 // answer has just come is one that nothing is known of.
 func (s *Store) leave(now time.Duration) {
-	s.leftAt = now
+	s.leftAt, s.leftFrom, s.leftShut = now, s.conn.link.instance.id, s.conn.readOnly || s.conn.standby
 	s.stats.Moves.Add(1)
 	s.hangUp(errLeft, now)
 }

@@ -171,6 +171,7 @@ func (s *Store) failed(e *queue.SQLError, now time.Duration) {
 		s.advance(now)
 	case queue.Wait:
 		s.stats.Retries.Add(1)
+		s.leaveLine() // nothing is in flight meanwhile
 		s.state, s.restTill = resting, now+verdict.After
 		s.arm(s.restTill)
 		s.completeAll(s.current.Decided(), now)
@@ -237,11 +238,9 @@ func (s *Store) tick() {
 		} else {
 			s.hung(now)
 		}
-	case s.state == idle && s.inLine && now >= s.turnTill:
-		s.advance(now)
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
-	case s.state == idle && now >= s.heardAt+s.db.config.ProbeAfter:
+	case s.state == idle && !s.inLine && now >= s.heardAt+s.db.config.ProbeAfter:
 		s.probe(now)
 	case s.state == down && !s.dialing && now >= s.dialAt:
 		s.dial(now)
@@ -261,9 +260,8 @@ func (s *Store) tick() {
 	case resting:
 		s.arm(s.restTill)
 	case idle:
-		s.arm(s.heardAt + s.db.config.ProbeAfter)
-		if s.inLine {
-			s.arm(s.turnTill)
+		if !s.inLine { // a lane that is to send something hears of its server soon
+			s.arm(s.heardAt + s.db.config.ProbeAfter)
 		}
 	case down:
 		if !s.dialing {

@@ -45,6 +45,7 @@ type Store struct {
 	dialSoonFn func()      // dialSoon, likewise
 	leaveFn    func()      // leaveIfIdle, likewise
 	turnFn     func()      // myTurn, likewise
+	turnTickFn func()      // turnTick, likewise
 	out        []byte      // scratch: the bytes of one step
 	parsed     []bool      // scratch: its statements that are sent with a Parse
 	late       []*queue.Op // scratch: ops whose deadline came
@@ -58,14 +59,17 @@ type Store struct {
 	attempts   int                   // connections tried since one was good for something
 	stopDial   context.CancelFunc
 	leftAt     time.Duration // the lane has left a server for another then; 0: never
+	leftFrom   string        // that one
+	leftShut   bool          // because it said that it is read-only; nothing was done elsewhere since
 	preparedAt time.Duration // the last time that a batch found its prepared statements gone; 0: never
 	inline     bool          // statements are sent whole, prepared ones do not last here
 	prepared   map[string]bool
 
-	turn     turn // among the push lanes
-	inLine   bool // it has one, or waits for it
-	lineAt   time.Duration
-	turnTill time.Duration // it goes on by then
+	turn      turn          // among the push lanes
+	inLine    bool          // it has one, or waits for it
+	lineAt    time.Duration // since then
+	turnTill  time.Duration // it goes on by then
+	turnArmed bool          // a timer is set for that
 
 	closing bool
 	closed  bool
@@ -127,7 +131,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	for _, name := range work.Prepare {
 		s.prepared[name] = true
 	}
-	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn, s.turnFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle, s.myTurn
+	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn, s.turnFn, s.turnTickFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle, s.myTurn, s.turnTick
 	s.id = db.enlist(s)
 	return s
 }
@@ -163,6 +167,9 @@ func (s *Store) Do(op *queue.Op) {
 	inFlight := time.Duration(-1)
 	if s.working {
 		inFlight = now - s.firedAt
+		if s.inLine {
+			inFlight = now - s.lineAt // as batchTime is
+		}
 	}
 	if why := s.gather.admit(op, now, inFlight); why != accepted {
 		s.stats.Overloaded.Add(1)

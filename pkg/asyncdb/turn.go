@@ -3,6 +3,7 @@ package asyncdb
 import (
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,8 @@ import (
 // waits while a lane that came before has a partition in common with it.
 //
 // Nothing but speed depends on it: the locks in PostgreSQL keep the order. So a lane does
-// not wait for long, and partitions are told apart by a few bits only.
+// not wait for long, a batch of many partitions is full enough and takes no turn, and one
+// that has been under way for long is in nobody's way any more.
 
 // turns are the lanes that have a batch in flight or wait to send one, in the order in
 // which they came.
@@ -33,19 +35,32 @@ type turns struct {
 type turn struct {
 	store *Store
 	seats seats
-	going bool // it may send
+	going bool          // it may send
+	since time.Duration // since then
 }
 
-// turnWait is how long a lane waits for its turn at most: what is in its way may be a batch of
-// another size, or a server that does not answer.
-const turnWait = 10 * time.Millisecond
+const (
+	// turnWait is how long a lane waits for its turn at most: what is in its way may be a
+	// batch of another size, or a server that does not answer. It is less where a push has
+	// little time.
+	turnWait = 10 * time.Millisecond
 
-// seats are partitions, each by a bit: two with the same bit count as one.
-type seats [16]uint64
+	// turnMax is how long a batch may be under way and others wait for it.
+	turnMax = 100 * time.Millisecond
+
+	// turnSeats is how many partitions a batch may have that takes a turn.
+	turnSeats = 256
+)
+
+// seats are partitions, by a hash each.
+type seats struct {
+	all  []uint64   // sorted, once each
+	bits [16]uint64 // of all, to know soon that two sets have nothing in common
+}
 
 var seatSeed = maphash.MakeSeed()
 
-// take adds the partitions of an op.
+// take adds the partitions of an op; settle ends that.
 func (s *seats) take(op *queue.Op) {
 	var last *queue.Item
 	for i := range op.Items {
@@ -54,15 +69,36 @@ func (s *seats) take(op *queue.Op) {
 			continue
 		}
 		last = it
-		h := maphash.Bytes(seatSeed, it.Queue) + 31*maphash.Bytes(seatSeed, it.Partition)
-		s[h>>6&15] |= 1 << (h & 63)
+		s.all = append(s.all, maphash.Bytes(seatSeed, it.Queue)+31*maphash.Bytes(seatSeed, it.Partition))
 	}
 }
 
+func (s *seats) settle() {
+	slices.Sort(s.all)
+	s.all = slices.Compact(s.all)
+	clear(s.bits[:])
+	for _, h := range s.all {
+		s.bits[h>>6&15] |= 1 << (h & 63)
+	}
+}
+
+// meet says whether two sets have something in common.
 func (s *seats) meet(o *seats) bool {
-	for i := range s {
-		if s[i]&o[i] != 0 {
+	common := uint64(0)
+	for i := range s.bits {
+		common |= s.bits[i] & o.bits[i]
+	}
+	if common == 0 {
+		return false
+	}
+	for a, b := s.all, o.all; len(a) > 0 && len(b) > 0; {
+		switch {
+		case a[0] == b[0]:
 			return true
+		case a[0] < b[0]:
+			a = a[1:]
+		default:
+			b = b[1:]
 		}
 	}
 	return false
@@ -75,32 +111,38 @@ func (t *turns) lock() {
 	}
 }
 
-// join puts a lane at the end of the line. It says whether it may send.
-func (t *turns) join(mine *turn) bool {
-	t.lock()
-	defer t.mu.Unlock()
-	mine.going = true
-	for _, before := range t.line {
-		if before.seats.meet(&mine.seats) {
-			mine.going = false
-			break
+// isFree says whether nobody in a part of the line is in the way of a lane.
+func isFree(line []*turn, mine *turn, now time.Duration) bool {
+	for _, before := range line {
+		if !(before.going && now-before.since > turnMax) && before.seats.meet(&mine.seats) {
+			return false
 		}
 	}
+	return true
+}
+
+// join puts a lane at the end of the line. It says whether it may send.
+func (t *turns) join(mine *turn, now time.Duration) bool {
+	t.lock()
+	defer t.mu.Unlock()
+	mine.going, mine.since = isFree(t.line, mine, now), now
 	t.line = append(t.line, mine)
 	return mine.going
 }
 
-// may says whether a lane that stands in the line may send. now: it does, in any case.
-func (t *turns) may(mine *turn, now bool) bool {
+// may says whether a lane that stands in the line may send. late: it does, in any case.
+func (t *turns) may(mine *turn, now time.Duration, late bool) bool {
 	t.lock()
 	defer t.mu.Unlock()
-	mine.going = mine.going || now
+	if !mine.going && late {
+		mine.going, mine.since = true, now
+	}
 	return mine.going
 }
 
 // leave takes a lane out of the line, and tells those who may send now.
-func (t *turns) leave(mine *turn) {
-	var told [8]*Store
+func (t *turns) leave(mine *turn, now time.Duration) {
+	var told [16]*Store
 	next := told[:0]
 	t.lock()
 	kept := t.line[:0]
@@ -112,18 +154,8 @@ func (t *turns) leave(mine *turn) {
 	t.line[len(kept)] = nil
 	t.line = kept
 	for i, other := range t.line {
-		if other.going || !other.seats.meet(&mine.seats) {
-			continue
-		}
-		free := true
-		for _, before := range t.line[:i] {
-			if before.seats.meet(&other.seats) {
-				free = false
-				break
-			}
-		}
-		if free {
-			other.going = true
+		if !other.going && other.seats.meet(&mine.seats) && isFree(t.line[:i], other, now) {
+			other.going, other.since = true, now
 			next = append(next, other.store)
 		}
 	}
@@ -136,38 +168,66 @@ func (t *turns) leave(mine *turn) {
 // mayLoad says whether the lane may send a batch of what waits. If not, it stands in the
 // line, and goes on when it is told or has waited long enough.
 func (s *Store) mayLoad(now time.Duration) bool {
-	if !s.work.Turns {
+	switch {
+	case !s.work.Turns:
+		return true
+	case s.inLine:
+		return s.db.turns.may(&s.turn, now, now >= s.turnTill)
+	}
+	s.turn = turn{store: s, seats: seats{all: s.turn.seats.all[:0]}}
+	for rows, ops := 0, s.gather.ops[s.gather.head:]; len(ops) > 0 && rows < s.gather.rowsCap; ops = ops[1:] {
+		s.turn.seats.take(ops[0])
+		rows += ops[0].Rows()
+	}
+	if s.turn.seats.settle(); len(s.turn.seats.all) > turnSeats {
 		return true
 	}
-	if !s.inLine {
-		s.turn = turn{store: s}
-		for rows, ops := 0, s.gather.ops[s.gather.head:]; len(ops) > 0 && rows < s.gather.rowsCap; ops = ops[1:] {
-			s.turn.seats.take(ops[0])
-			rows += ops[0].Rows()
-		}
-		s.inLine, s.turnTill = true, now+turnWait
-		s.lineAt = now
-		if s.db.turns.join(&s.turn) {
-			return true
-		}
-		s.stats.Turns.Add(1)
-		s.arm(s.turnTill)
-		return false
+	s.inLine, s.lineAt, s.turnTill = true, now, now+min(turnWait, s.db.config.FailoverTimeout/32)
+	if s.db.turns.join(&s.turn, now) {
+		return true
 	}
-	return s.db.turns.may(&s.turn, now >= s.turnTill)
+	s.stats.Turns.Add(1)
+	s.armTurn()
+	return false
 }
 
 // leaveLine ends the lane's turn, if it has one.
 func (s *Store) leaveLine() {
 	if s.inLine {
 		s.inLine = false
-		s.db.turns.leave(&s.turn)
+		s.db.turns.leave(&s.turn, s.sv.Now())
 	}
 }
 
-// myTurn goes on with what waits for the lane's turn.
+// myTurn goes on with what waits for the lane's turn, which has come.
 func (s *Store) myTurn() {
 	if s.state == idle && s.inLine && !s.closed {
 		s.advance(s.sv.Now())
+	}
+}
+
+// armTurn sets the timer for the end of the wait. It is apart from the lane's other timer,
+// which would have to be set anew after each.
+func (s *Store) armTurn() {
+	if !s.turnArmed {
+		s.turnArmed = true
+		s.sv.After(max(s.turnTill-s.sv.Now(), 0), s.turnTickFn)
+	}
+}
+
+// turnTick goes on if the lane has waited long enough.
+func (s *Store) turnTick() {
+	s.turnArmed = false
+	if s.state != idle || !s.inLine || s.closed {
+		return
+	}
+	now := s.sv.Now()
+	if now < s.turnTill {
+		s.armTurn()
+		return
+	}
+	s.advance(now)
+	if s.state == idle && !s.inLine && !s.closed { // all that waited was given up
+		s.arm(s.heardAt + s.db.config.ProbeAfter)
 	}
 }

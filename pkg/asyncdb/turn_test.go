@@ -1,11 +1,14 @@
 package asyncdb
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/queend/queend/pkg/queue"
 )
@@ -67,12 +70,124 @@ func TestALaneWaitsForOneThatHasAPartitionInCommon(t *testing.T) {
 func TestLanesWithOtherPartitionsDoNotWait(t *testing.T) {
 	a, b := twoLanes(t)
 	a.push("q/p/1")
-	b.push("q/other/1") // these two have different bits only mostly
-	var x, y seats
-	x.take(&newCall(t, &a.queue, a.ids, "q/p/1").op)
-	y.take(&newCall(t, &a.queue, a.ids, "q/other/1").op)
-	if !a.sends() || b.sends() == x.meet(&y) {
+	b.push("q/other/1")
+	if !a.sends() || !b.sends() {
 		t.Error("a lane waits for nothing")
+	}
+}
+
+// With hundreds of partitions each the bits of two sets meet; the sets do not.
+func TestSetsOfOtherPartitionsDoNotMeet(t *testing.T) {
+	of := func(name string, from, to int) *seats {
+		s := &seats{}
+		for i := from; i < to; i++ {
+			s.take(&queue.Op{Items: []queue.Item{{Queue: []byte("q"), Partition: fmt.Appendf(nil, "%s-%d", name, i)}}})
+		}
+		s.settle()
+		return s
+	}
+	a, b := of("a", 0, turnSeats), of("b", 0, turnSeats)
+	if a.meet(b) || b.meet(a) {
+		t.Error("they meet")
+	}
+	if c := of("a", turnSeats-1, 2*turnSeats); !a.meet(c) || !c.meet(a) {
+		t.Error("one partition in common is not seen")
+	}
+	if !a.meet(a) || a.meet(&seats{}) {
+		t.Error("a set meets itself, and not nothing")
+	}
+}
+
+func TestABatchOfManyPartitionsTakesNoTurn(t *testing.T) {
+	a, b := twoLanes(t)
+	var items []string
+	for i := range turnSeats + 1 {
+		items = append(items, fmt.Sprintf("q/p%d/1", i))
+	}
+	a.push(items...)
+	a.pass()
+	b.push("q/p0/2")
+	if a.nobodyStands(); !b.sends() {
+		t.Error("it is in the way")
+	}
+}
+
+func TestALaneThatRestsIsInNobodysWay(t *testing.T) {
+	a, b := twoLanes(t)
+	first := a.push("q/p/1")
+	a.pass()
+	a.answer(a.pg.read(t, &a.sent)) // resolved
+	a.pg.fail = func(int, int, string) *pgproto3.ErrorResponse { return refusalOf("ERROR", "40P01") }
+	b.push("q/p/2")
+	if b.sends() {
+		t.Fatal("it does not wait")
+	}
+	a.answer(a.pg.read(t, &a.sent))
+	a.pg.fail = nil
+	if a.store.state != resting || !b.sends() {
+		t.Error("it waits for a lane that rests")
+	}
+	b.serve()
+	a.sleep(time.Second)
+	a.serve()
+	first.is("queued")
+	a.nobodyStands()
+}
+
+func TestALaneThatIsAtItForLongIsInNobodysWay(t *testing.T) {
+	a, b := twoLanes(t)
+	a.push("q/p/1")
+	a.pass()
+	b.now += turnMax + time.Millisecond
+	b.push("q/p/2")
+	if !b.sends() {
+		t.Error("it waits")
+	}
+}
+
+// A lane that was quiet for long asks for a sign of life; not while its turn may come.
+func TestALaneInLineDoesNotAskForASignOfLife(t *testing.T) {
+	a, b := twoLanes(t)
+	until := b.now + b.db.config.ProbeAfter - time.Millisecond
+	a.sleep(until - a.now)
+	b.sleep(until - b.now)
+	a.sent.Reset()
+	a.push("q/p/1")
+	a.pass()
+	c := b.push("q/p/2")
+	b.pass()
+	b.sleep(2 * time.Millisecond)
+	if b.store.state != idle {
+		t.Fatal("it asks")
+	}
+	a.serve()
+	if !b.sends() {
+		t.Error("its turn is lost")
+	}
+	b.serve()
+	c.is("queued")
+	b.sleep(b.db.config.ProbeAfter + time.Second)
+	if b.store.state != probing {
+		t.Error("it never asks again")
+	}
+}
+
+func TestTimersOfTurnsDoNotPileUp(t *testing.T) {
+	a, b := twoLanes(t)
+	for range 200 {
+		a.push("q/p/" + fmt.Sprint(a.now))
+		a.pass()
+		c := b.push("q/p/b" + fmt.Sprint(a.now))
+		b.pass()
+		a.serve()
+		b.pass()
+		b.serve()
+		c.is("queued")
+		a.sleep(3 * time.Millisecond)
+		b.sleep(3 * time.Millisecond)
+	}
+	if len(b.waits) > 5 {
+		t.Errorf("%d timers", len(b.waits))
 	}
 }
 
@@ -168,9 +283,10 @@ func TestTurnsExclude(t *testing.T) {
 				mine := turn{store: s}
 				held := rand.Perm(places)[:1+rand.IntN(3)]
 				for _, p := range held {
-					mine.seats[p%4] |= 1 << p
+					mine.seats.all = append(mine.seats.all, uint64(p))
 				}
-				if !line.join(&mine) {
+				mine.seats.settle()
+				if !line.join(&mine, 0) {
 					<-told
 				}
 				for _, p := range held {
@@ -181,7 +297,7 @@ func TestTurnsExclude(t *testing.T) {
 				for _, p := range held {
 					at[p].Add(-1)
 				}
-				line.leave(&mine)
+				line.leave(&mine, 0)
 			}
 		})
 	}
@@ -196,11 +312,12 @@ func TestATurnAllocatesNothing(t *testing.T) {
 	op := &newCall(t, &queue.Config{}, queue.NewIDs(func() int64 { return 1 }), "q/p/1", "q/p/2", "q/r/1").op
 	mine := &turn{store: &Store{}}
 	if n := testing.AllocsPerRun(100, func() {
-		mine.seats = seats{}
+		mine.seats.all = mine.seats.all[:0]
 		mine.seats.take(op)
-		line.join(mine)
-		line.may(mine, false)
-		line.leave(mine)
+		mine.seats.settle()
+		line.join(mine, 0)
+		line.may(mine, 0, false)
+		line.leave(mine, 0)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
