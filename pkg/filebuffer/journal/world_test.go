@@ -124,7 +124,9 @@ func (w *world) adopt() error {
 		w.acked[rec.Seq] = bytes.Clone(rec.Payload)
 	}
 	_ = r.Close()
-	w.last, w.maybe = s.Last, nil
+	// What failed and is not there may still come back with the power, until the next Append
+	// that goes well: that its file was taken back is on the disk by then.
+	w.last = s.Last
 	return nil
 }
 
@@ -212,8 +214,8 @@ func (w *world) release(keep uint64) error {
 	}
 	err := w.j.Release(through)
 	w.released = through
-	if err == nil {
-		w.noted = through
+	if w.noted = through; err != nil {
+		w.noted = 0 // half of a position may have been written over the last one: then all that is there is read again
 	}
 	return err
 }
