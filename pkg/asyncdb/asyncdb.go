@@ -15,7 +15,8 @@
 // commit, a busy one puts more rows under each commit, no timer is needed for either,
 // and the order of a client's requests is kept without effort. A second lane or more
 // depth buys nothing: PostgreSQL runs the statements of a connection one after another,
-// and two batches of one process would wait for each other's partition locks.
+// and two batches of one process would wait for each other's partition locks. Where the
+// lanes of two loops have partitions in common they go one after another (turn.go).
 //
 //	       dialed            Defer, ready            Sync answered
 //	down ─────────▶ idle ───────────────▶ busy ─┬──────────────────▶ idle, or busy with the next

@@ -85,6 +85,17 @@ func TestAStrangerOnThePort(t *testing.T) {
 	f("statements refused", "42704", "", func(c net.Conn) {
 		_ = pretend(c, checkRow, "FOR NO KEY UPDATE")
 	})
+	for _, setting := range []string{"default_transaction_read_only", "in_hot_standby"} {
+		f(setting+" since it was asked", "read-only", "", func(c net.Conn) {
+			_ = pretend(c, func(sql string) []pgproto3.BackendMessage {
+				answer := checkRow(sql)
+				if answer != nil {
+					answer = append(answer, &pgproto3.ParameterStatus{Name: setting, Value: "on"})
+				}
+				return answer
+			}, "")
+		})
+	}
 	f("the end in the middle", "cannot", "", func(c net.Conn) {
 		_ = pretend(c, func(sql string) []pgproto3.BackendMessage {
 			if strings.Contains(sql, "transaction_read_only") {

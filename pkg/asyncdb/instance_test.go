@@ -154,6 +154,29 @@ func TestLanesDoNotFollowEachOtherWithoutAPause(t *testing.T) {
 	}
 }
 
+// One that lets lanes in and then says that it is read-only would have them all call each
+// other in.
+func TestALaneThatWasToldReadOnlyDoesNotCallTheOthers(t *testing.T) {
+	a := newRig(t)
+	b := a.beside()
+	a.open()
+	b.refuse(errTest)
+	b.refuse(errTest) // it waits for its third attempt
+	a.answer(encode(&pgproto3.ParameterStatus{Name: "in_hot_standby", Value: "on"}))
+	a.push("q/p/1")
+	a.pass()
+	a.open()
+	if b.pass(); b.dials != 0 {
+		t.Error("another lane is called to a server that may say the same again")
+	}
+	a.serve() // now it was good for something
+	a.conn.closedBy(errTest)
+	a.open()
+	if b.pass(); b.dials != 1 {
+		t.Error("another lane is not called")
+	}
+}
+
 func TestWhoConnectsInAnotherWayHearsOfAMoveOnce(t *testing.T) {
 	r := newRig(t)
 	told := 0

@@ -172,6 +172,45 @@ func TestALaneInLineDoesNotAskForASignOfLife(t *testing.T) {
 	}
 }
 
+// All that it was to send was given up in the moment in which it would have asked.
+func TestALaneThatHasLeftTheLineWithNothingAsksForASignOfLife(t *testing.T) {
+	a, b := twoLanes(t)
+	until := b.now + b.db.config.ProbeAfter - time.Millisecond
+	a.sleep(until - a.now)
+	b.sleep(until - b.now)
+	a.push("q/p/1")
+	a.pass()
+	b.pushWithin(6*time.Millisecond, "q/p/2").is("waits")
+	b.pass()
+	b.sleep(2 * turnWait)
+	if b.store.state != probing {
+		t.Error("it does not ask")
+	}
+}
+
+// The wait in line is part of what a batch takes, to those who ask how long theirs will.
+func TestTheWaitInLineCounts(t *testing.T) {
+	a, b := twoLanes(t)
+	wait := func() {
+		a.push("q/p/" + fmt.Sprint(a.now))
+		a.pass()
+		b.push("q/p/b" + fmt.Sprint(a.now))
+		b.pass()
+		b.sleep(8 * time.Millisecond)
+		a.now = b.now
+		a.serve()
+		b.pass()
+	}
+	wait()
+	b.serve()
+	if got := b.store.gather.batchTime; got != 8*time.Millisecond {
+		t.Errorf("a batch is said to take %v", got)
+	}
+	wait()
+	b.store.gather.batchTime = 20 * time.Millisecond
+	b.pushWithin(35*time.Millisecond, "q/p/late").is("waits") // 12 ms for the one in flight, 20 for its own
+}
+
 func TestTimersOfTurnsDoNotPileUp(t *testing.T) {
 	a, b := twoLanes(t)
 	for range 200 {
