@@ -29,8 +29,9 @@ type listenerOption struct{ level, name, value int }
 // Keep-alive finds clients that vanished without a word within half a minute, also those
 // that wait for an answer and so are not idle. The user time-out is for what the kernel
 // holds: a client that acknowledges nothing of it, or leaves its window shut, for
-// WriteTimeout and a second is given up, whether or not we have something for it too. It decides about
-// keep-alive's probes as well, so these are sent often enough for four to be missed.
+// WriteTimeout and a second is given up, whether or not we have something for it too. It
+// decides about keep-alive's probes as well, so these are sent often enough for four to be
+// missed.
 // Unsent bytes stay with us: what the kernel may hold beyond what is on its way is bounded,
 // since what it holds is counted by nobody.
 func (o *Options) listenerOptions() []listenerOption {
