@@ -70,7 +70,7 @@ const (
 func row19() *Row {
 	return &Row{
 		ID: "19", Title: "slow senders and clients that do not read",
-		What: fmt.Sprintf("%d clients send a head and %d a body at a byte a second; %d pop 6 MB, ask again until they get it, do not read it and go on asking", slowHeads, slowBodies, nonReaders),
+		What: fmt.Sprintf("%d clients send a head and %d a body at a byte a second; %d, one each %v, pop %d KiB, ask again until they get it, do not read it and go on asking", slowHeads, slowBodies, nonReaders, askEvery, largeBytes>>10),
 		Pass: "p99 of the others at most doubles; each is cut within 30 s, of those that do not read after the head of the answer; at most 64 MiB more resident; I1-I7",
 		Slow: true,
 		Run: func(ctx context.Context, t *Trial) error {
@@ -88,9 +88,10 @@ func row19() *Row {
 // slowMax is how long it may take until all slow clients have had their turn.
 const slowMax = 3 * time.Minute
 
-// askersMax is how many of those who do not read have asked and have not got the head of an
-// answer: it is the unread answers that are looked at, and not how many can be made.
-const askersMax = 4
+// askEvery is how often one of those who do not read asks at most, and only one at a time
+// waits for the head of its answer: it is the unread answers that are looked at, and not how
+// many can be made.
+const askEvery = 100 * time.Millisecond
 
 // slow has slow clients until all are cut. The span is when all were at it.
 func (t *Trial) slow(ctx context.Context) (during span, err error) {
@@ -119,7 +120,7 @@ func (t *Trial) slow(ctx context.Context) (during span, err error) {
 	if err == nil {
 		err = t.largeMessage()
 	}
-	asking := make(chan struct{}, askersMax)
+	asking := make(chan struct{}, 1)
 	for group := 0; err == nil && group < nonReaders; group++ {
 		err = start("unread", 1, ignore(asking, fmt.Sprintf("GET /api/v1/pop/queue/%s?batch=1&autoAck=true&consumerGroup=unread-%d HTTP/1.1\r\nHost: chaos\r\n\r\n", unreadQueue, group)))
 	}
@@ -188,9 +189,9 @@ func (w *crew) add(ctx context.Context, kind string, c net.Conn, run func(contex
 // unreadQueue is where those pop who do not read the answer.
 const unreadQueue = "chaos.unread"
 
-// largeBytes is the size of a message that is not read: more than a kernel keeps for a
-// client (4 MiB, tcp_wmem in tcp(7)).
-const largeBytes = 6 << 20
+// largeBytes is the size of a message that is not read. A kernel keeps little of it for
+// these clients, and all together are far more than queend keeps.
+const largeBytes = 1 << 20
 
 // largeMessage pushes one. It is of random letters: that PostgreSQL could compress it would
 // make each pop dear for reasons that are not looked at here.
@@ -236,7 +237,12 @@ func ignore(asking chan struct{}, request string) func(context.Context, net.Conn
 		case <-ctx.Done():
 			return 0
 		}
+		next := time.After(askEvery)
 		err := ask(ctx, c, request)
+		select {
+		case <-next:
+		case <-ctx.Done():
+		}
 		<-asking
 		if err != nil {
 			return 0
