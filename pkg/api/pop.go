@@ -1,7 +1,6 @@
 package api
 
 import (
-	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -31,10 +30,6 @@ type popCall struct {
 	half     func() // halfClosed, likewise
 	body     []byte // scratch for the answer
 }
-
-// popFrameBytes is what the answer to a pop mostly has beside its messages: a large one is
-// not to be copied for the last few of them.
-const popFrameBytes = 512
 
 // callsKept bounds a free list: a burst of parked pops leaves no more than that behind.
 const callsKept = 1024
@@ -154,8 +149,12 @@ func (c *popCall) OpDone(op *queue.Op) {
 	r, x := c.router, c.exchange
 	r.Counters.Pop.count(op, r.Now()-op.Accepted)
 	c.store = nil
-	c.body = queue.AppendPopAnswer(slices.Grow(c.body[:0], len(op.Pop.Messages)+popFrameBytes), op)
-	x.Reply(200, jsonHeader, c.body, false)
+	answer := queue.PopAnswer(op)
+	if answer == nil {
+		c.body = queue.AppendPopAnswer(c.body[:0], op)
+		answer = c.body
+	}
+	x.Reply(200, jsonHeader, answer, false)
 	r.releasePop(c)
 }
 

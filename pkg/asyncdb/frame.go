@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/queend/queend/pkg/offheap"
 )
 
 // Messages of PostgreSQL's protocol 3 (manual, chapter "Frontend/Backend
@@ -44,7 +46,8 @@ var (
 // cutter cuts messages out of the bytes of one connection, however they are sliced.
 // A message that is whole in what was delivered is given out in place; only one that
 // is cut across deliveries is gathered in memory of the cutter's own, which grows
-// with what has arrived and never with what a header promises.
+// with what has arrived and never with what a header promises (of a region, only what was
+// written to is memory).
 //
 // For each delivery: begin, next until it returns kind 0, end.
 type cutter struct {
@@ -53,6 +56,8 @@ type cutter struct {
 	data []byte // what of this delivery is not given out yet; the loop's memory
 	rest []byte // the head of a message whose end has not arrived; ours
 	used bool   // rest holds a message that was given out
+
+	region *offheap.Region // that a large rest is in
 }
 
 // begin takes a delivery; data must stay as it is until end.
@@ -62,8 +67,7 @@ func (c *cutter) begin(data []byte) { c.data = data }
 // left. body is valid until the next call of any method.
 func (c *cutter) next() (kind byte, body []byte, err error) {
 	if c.used {
-		c.used = false
-		c.rest = keep(c.rest, restBytesKept)
+		c.empty()
 	}
 	if len(c.rest) > 0 {
 		return c.complete()
@@ -99,15 +103,31 @@ func (c *cutter) complete() (kind byte, body []byte, err error) {
 	return c.rest[0], c.rest[headerBytes:size:size], nil
 }
 
-// room makes room in rest for what is about to be taken of a message of that size. It is
-// doubled each time, which costs a large message two of its sizes in all; append alone
-// would cost five.
+// room makes room in rest for what is about to be taken of a message of that size. A large
+// one gets a region; else room is doubled each time, which costs a message two of its sizes
+// in all, where append alone would cost five.
 func (c *cutter) room(size int) {
 	need := min(size, len(c.rest)+len(c.data))
 	if need <= cap(c.rest) || need <= restBytesKept {
 		return
 	}
-	c.rest = append(make([]byte, 0, min(size, max(2*cap(c.rest), need))), c.rest...)
+	grown := min(size, max(2*cap(c.rest), need))
+	if grown > offheap.RegionBytesMin {
+		if r := offheap.New(size); r != nil {
+			c.region, c.rest = r, append(r.Empty(), c.rest...)
+			return
+		}
+	}
+	c.rest = append(make([]byte, 0, grown), c.rest...)
+}
+
+// empty empties rest for its next use, and lets go of one that has grown too large to be
+// kept.
+func (c *cutter) empty() {
+	c.used = false
+	c.rest = keep(c.rest, restBytesKept)
+	c.region.Free()
+	c.region = nil
 }
 
 func (c *cutter) take(n int) {
@@ -123,8 +143,7 @@ func (c *cutter) take(n int) {
 // delivery.
 func (c *cutter) end() {
 	if c.used {
-		c.used = false
-		c.rest = keep(c.rest, restBytesKept)
+		c.empty()
 	}
 	c.rest = append(c.rest, c.data...)
 	c.data = nil

@@ -3,11 +3,11 @@ package loop
 import (
 	"errors"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/queend/queend/pkg/httpparse"
+	"github.com/queend/queend/pkg/offheap"
 )
 
 // conn is one client's connection. It reads requests, keeps the line of exchanges that
@@ -55,8 +55,8 @@ type conn struct {
 	held          int       // bytes of answers that wait for others before them
 	handling      bool      // a handler looks at in
 
-	out      []byte // out[sent:] is ready to be written
-	aside    []byte // memory beside the collector's that out is in; nil: it is in none
+	out      []byte          // out[sent:] is ready to be written
+	aside    *offheap.Region // that out is in; nil: it is in none
 	sent     int
 	dirty    bool // settle is due at the end of this callback
 	full     bool // the kernel takes no more; the watcher will tell
@@ -457,12 +457,14 @@ func (c *conn) flushWith(body []byte) {
 // much of everything.
 func (c *conn) setOut(ready, body []byte) {
 	size := len(ready) + len(body)
-	var out, aside []byte
+	var out []byte
+	var aside *offheap.Region
 	if size > shrinkBytes {
-		aside, _ = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
-		out = aside[:0]
+		aside = offheap.NewLasting(size)
 	}
-	if aside == nil { // it is small, or the system has no more: the heap may have
+	if aside != nil {
+		out = aside.Empty()
+	} else { // it is small, or the system has no more: the heap may have
 		out = make([]byte, 0, size)
 	}
 	out = append(append(out, ready...), body...)
@@ -472,26 +474,16 @@ func (c *conn) setOut(ready, body []byte) {
 
 // dropOut lets go of out.
 func (c *conn) dropOut() {
-	if !c.isAside() {
+	if !c.aside.Holds(c.out) {
 		c.loop.give(c.out)
 	}
 	c.dropAside()
 	c.out, c.sent = nil, 0
 }
 
-// isAside says whether out is in aside. It has grown out of it if not.
-func (c *conn) isAside() bool {
-	return c.aside != nil && unsafe.SliceData(c.out) == unsafe.SliceData(c.aside)
-}
-
 // dropAside gives the memory back that out is in, or was.
 func (c *conn) dropAside() {
-	if c.aside == nil {
-		return
-	}
-	if err := unix.Munmap(c.aside); err != nil {
-		panic("BUG: memory that was mapped cannot be unmapped: " + err.Error())
-	}
+	c.aside.Free()
 	c.aside = nil
 }
 
@@ -552,7 +544,7 @@ func (l *Loop) slowest(still time.Duration) (slowest *conn, n, bytes int) {
 
 // weigh corrects what the loop counts as unsent for slow readers.
 func (c *conn) weigh() {
-	if c.aside != nil && !c.isAside() {
+	if c.aside != nil && !c.aside.Holds(c.out) {
 		c.dropAside()
 	}
 	weight := c.held

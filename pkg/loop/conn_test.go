@@ -802,8 +802,8 @@ func TestWhatIsUnreadIsKeptBesideTheHeap(t *testing.T) {
 		on(t, l, func() {
 			k := l.conns[0]
 			if full = k.full; full {
-				aside = len(k.aside)
-				if !k.isAside() || k.weighed != cap(k.out) {
+				aside = k.aside.Size()
+				if !k.aside.Holds(k.out) || k.weighed != cap(k.out) {
 					t.Errorf("%d bytes unsent, %d aside, %d weighed", k.unsent(), aside, k.weighed)
 				}
 			}
@@ -815,7 +815,7 @@ func TestWhatIsUnreadIsKeptBesideTheHeap(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "less is kept", func() (less bool) {
-		on(t, l, func() { less = len(l.conns[0].aside) < aside })
+		on(t, l, func() { less = l.conns[0].aside.Size() < aside })
 		return less
 	})
 	b.reply(y, 200, "after that")
@@ -828,7 +828,7 @@ func TestWhatIsUnreadIsKeptBesideTheHeap(t *testing.T) {
 	}
 	on(t, l, func() {
 		if k := l.conns[0]; k.out != nil || k.aside != nil || l.outbound != 0 {
-			t.Errorf("%d bytes unsent, %d aside, %d weighed", k.unsent(), len(k.aside), l.outbound)
+			t.Errorf("%d bytes unsent, %d aside, %d weighed", k.unsent(), k.aside.Size(), l.outbound)
 		}
 	})
 }
@@ -869,7 +869,7 @@ func TestASlowReaderGetsAllOfALargeAnswer(t *testing.T) {
 	c.hears(200, "/after")
 	on(t, l, func() {
 		if k := l.conns[0]; k.full || k.out != nil || k.aside != nil || l.outbound != 0 {
-			t.Errorf("full %v, %d unsent, %d aside, %d weighed", k.full, k.unsent(), len(k.aside), l.outbound)
+			t.Errorf("full %v, %d unsent, %d aside, %d weighed", k.full, k.unsent(), k.aside.Size(), l.outbound)
 		}
 	})
 }

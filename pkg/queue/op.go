@@ -204,7 +204,7 @@ func (op *Op) Reset() {
 	if cap(op.Acks) > opItemsKeptMax {
 		op.Acks, op.Freed, op.Steps = nil, nil, nil
 	}
-	for _, b := range []*[]byte{&op.body, &op.made, &op.sealed, &op.Pop.Messages} {
+	for _, b := range []*[]byte{&op.body, &op.made, &op.sealed, &op.Pop.answer} {
 		if cap(*b) > opBodyKeptMax {
 			*b = nil
 		}

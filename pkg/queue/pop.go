@@ -1,6 +1,10 @@
 package queue
 
-import "time"
+import (
+	"time"
+
+	"github.com/queend/queend/pkg/offheap"
+)
 
 // QueueMode is the group of those who name none: consumers of one queue that share it.
 const QueueMode = "__QUEUE_MODE__"
@@ -43,15 +47,18 @@ type PopRequest struct {
 
 	// What came of it; zero before each attempt.
 
-	LeaseID     []byte // of what was claimed; empty with AutoAck
-	Claimed     int    // partitions
-	Count       int    // messages
-	Messages    []byte // the elements of the answer's messages array, with commas between
-	Window      bool   // OnePartition: its window is open, nothing is delivered yet
-	Missing     bool   // OnePartition: there is no such partition
-	Held        bool   // OnePartition: leased in this group
-	First       UUID   // the first partition claimed
-	FirstQueue  []byte // and its names
+	LeaseID     []byte          // of what was claimed; empty with AutoAck
+	Claimed     int             // partitions
+	Count       int             // messages
+	Messages    []byte          // the elements of the answer's messages array, with commas between
+	answer      []byte          // in which they mostly stand, see room
+	head        int             // and what is before them there
+	region      *offheap.Region // that answer is in, if it is large
+	Window      bool            // OnePartition: its window is open, nothing is delivered yet
+	Missing     bool            // OnePartition: there is no such partition
+	Held        bool            // OnePartition: leased in this group
+	First       UUID            // the first partition claimed
+	FirstQueue  []byte          // and its names
 	FirstName   []byte
 	FirstExists bool
 }
@@ -97,15 +104,19 @@ const (
 )
 
 func (p *PopRequest) reset() {
-	tries, lease, messages := p.Tries[:0], p.LeaseID[:0], p.Messages[:0]
+	tries, lease, answer := p.Tries[:0], p.LeaseID[:0], p.answer[:0]
+	if p.region != nil {
+		p.region.Free()
+		answer = nil
+	}
 	queue, name := p.FirstQueue[:0], p.FirstName[:0]
-	*p = PopRequest{Tries: tries, LeaseID: lease, Messages: messages, FirstQueue: queue, FirstName: name}
+	*p = PopRequest{Tries: tries, LeaseID: lease, answer: answer, FirstQueue: queue, FirstName: name}
 }
 
 // Again makes the request ready for another attempt: what came of the last is forgotten,
 // and Tries is empty.
 func (p *PopRequest) Again() {
 	clear(p.Tries)
-	p.Tries, p.LeaseID, p.Messages, p.FirstQueue, p.FirstName = p.Tries[:0], p.LeaseID[:0], p.Messages[:0], p.FirstQueue[:0], p.FirstName[:0]
+	p.Tries, p.LeaseID, p.Messages, p.FirstQueue, p.FirstName = p.Tries[:0], p.LeaseID[:0], nil, p.FirstQueue[:0], p.FirstName[:0]
 	p.Claimed, p.Count, p.Window, p.Missing, p.Held, p.First, p.FirstExists = 0, 0, false, false, false, UUID{}, false
 }

@@ -1,6 +1,12 @@
 package queue
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+	"unsafe"
+
+	"github.com/queend/queend/pkg/offheap"
+)
 
 // AppendPopAnswer appends the JSON answer to a pop that is done: always an object whose
 // messages are an array. Keys are sorted by their bytes.
@@ -27,14 +33,70 @@ func AppendPopAnswer(dst []byte, op *Op) []byte {
 	return append(dst, `{"error":"no_available_partition","messages":[],"success":false}`...)
 }
 
+// PopAnswer is what AppendPopAnswer would append, without a copy of the messages, in op's
+// own memory and valid until it is reset; nil: it has to be appended.
+func PopAnswer(op *Op) []byte {
+	p := &op.Pop
+	if op.Fault.Code != OK || p.Count == 0 || !p.isFramed() {
+		return nil
+	}
+	p.answer = appendPopTail(p.answer[:p.head+len(p.Messages)], p)
+	return p.answer
+}
+
+// popTailBytes is what the answer to a pop mostly has behind its messages.
+const popTailBytes = 512
+
+// room makes room for about so many bytes more of messages. They stand where they will be
+// answered: behind the head of the answer, and with room for its tail.
+func (p *PopRequest) room(bytes int) {
+	switch {
+	case p.Count == 0:
+		p.answer = appendPopHead(p.answer[:0], p)
+		p.head = len(p.answer)
+	case p.isFramed():
+		p.answer = p.answer[:p.head+len(p.Messages)]
+	default: // there were more bytes than was said
+		p.Messages = slices.Grow(p.Messages, bytes)
+		return
+	}
+	p.grow(bytes + popTailBytes)
+	p.Messages = p.answer[p.head:]
+}
+
+// grow makes room for so many bytes more in the answer, a large one in a region.
+func (p *PopRequest) grow(bytes int) {
+	need := len(p.answer) + bytes
+	if need > cap(p.answer) && need > offheap.RegionBytesMin {
+		if r := offheap.New(need); r != nil {
+			p.answer = append(r.Empty(), p.answer...)
+			p.region.Free()
+			p.region = r
+			return
+		}
+	}
+	p.answer = slices.Grow(p.answer, bytes)
+}
+
+// isFramed says whether the messages still stand behind the head of the answer.
+func (p *PopRequest) isFramed() bool {
+	return p.head > 0 && cap(p.answer) > p.head && unsafe.SliceData(p.answer[p.head:p.head+1]) == unsafe.SliceData(p.Messages)
+}
+
 // appendPopped appends the shape of success.
 func appendPopped(dst []byte, p *PopRequest) []byte {
+	return appendPopTail(append(appendPopHead(dst, p), p.Messages...), p)
+}
+
+func appendPopHead(dst []byte, p *PopRequest) []byte {
 	dst = append(dst, `{"consumerGroup":`...)
 	dst = appendJSONString(dst, p.Group)
 	dst = append(dst, `,"leaseId":`...)
 	dst = appendJSONString(dst, p.LeaseID)
-	dst = append(dst, `,"messages":[`...)
-	dst = append(dst, p.Messages...)
+	return append(dst, `,"messages":[`...)
+}
+
+func appendPopTail(dst []byte, p *PopRequest) []byte {
 	dst = append(dst, `],"partition":`...)
 	if p.FirstExists {
 		dst = appendJSONString(dst, p.FirstName)

@@ -70,6 +70,43 @@ func TestAMessageIsAnsweredWithItsKeysInOrder(t *testing.T) {
 	}
 }
 
+func TestAnAnswerInOnePieceIsTheOneThatWouldBeAppended(t *testing.T) {
+	f := func(framed bool, pieces ...int) { // bytes that are said and bytes that come, of each claim
+		t.Helper()
+		op := &Op{Verb: Pop, Pop: PopRequest{Scope: OneQueue, Queue: []byte("q"), Group: []byte(`g"`), LeaseID: []byte("lease")}}
+		for range 2 { // its memory is used again
+			p := &op.Pop
+			for i := 0; i < len(pieces); i += 2 {
+				p.room(pieces[i])
+				if p.Count++; p.Count > 1 {
+					p.Messages = append(p.Messages, ',')
+				}
+				p.Messages = append(p.Messages, `"`+strings.Repeat("x", pieces[i+1]-3)+`"`...)
+			}
+			want := string(AppendPopAnswer(nil, op))
+			if got := string(PopAnswer(op)); framed != (got != "") || framed && got != want || !json.Valid([]byte(want)) {
+				t.Errorf("\n got %s\nwant %s", got, want)
+			}
+			group := op.Pop.Group
+			op.Reset()
+			if op.Pop.Messages != nil || PopAnswer(op) != nil {
+				t.Error("something is left")
+			}
+			op.Verb, op.Pop.Queue, op.Pop.Group, op.Pop.LeaseID = Pop, []byte("q"), group, append(op.Pop.LeaseID, "another lease"...)
+		}
+	}
+	f(true, 10, 10)
+	f(true, 100, 50, 1000, 900, 10, 10)
+	f(true, 0, popTailBytes)        // the tail makes it grow
+	f(false, 0, 10_000)             // the messages do
+	f(false, 0, 10_000, 100, 100)   // and there are more
+	f(true, 10_000, 20, 20_000, 10) // a later claim does
+	f(true, opBodyKeptMax, opBodyKeptMax)
+	if PopAnswer(&Op{Verb: Pop}) != nil {
+		t.Error("nothing was found")
+	}
+}
+
 func TestTimesAreWrittenAsUTC(t *testing.T) {
 	base := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 	f := func(micros int64) {

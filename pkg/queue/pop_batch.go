@@ -434,7 +434,7 @@ func (b *PopBatch) claimed(t *popTry, bytes int) {
 		p.FirstQueue, p.FirstName = append(p.FirstQueue, t.queue...), append(p.FirstName, t.name...)
 	}
 	p.Claimed++
-	p.Messages = slices.Grow(p.Messages, min(bytes, PopAnswerBytesMax))
+	p.room(min(bytes, PopAnswerBytesMax))
 	b.arena, t.pieces = appendPopPieces(b.arena, p.Group, p.LeaseID, t.queue, t.name, &t.id, t.retries)
 }
 
