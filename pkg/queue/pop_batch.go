@@ -80,9 +80,10 @@ type popState struct {
 	tries     int // from here on are its tries in PopBatch.tries
 	end       int
 
-	late  bool   // its op was given back while it was in flight; then what is needed of it:
-	auto  bool   // AutoAck
-	group string // Group
+	due   time.Duration // its deadline, while its op has a later one: see Expire
+	late  bool          // its op was given back while it was in flight; then what is needed of it:
+	auto  bool          // AutoAck
+	group string        // Group
 }
 
 // popTry is a try of the step in flight, and what its rows say.
@@ -173,6 +174,11 @@ const (
 	// settledMax bounds how many groups a batch remembers to have a beginning that is
 	// written down. At the bound it forgets all of them.
 	settledMax = 10_000
+
+	// PopLateMax is how long after its deadline a pop with AutoAck whose claim is in flight is
+	// kept: what the claim takes is gone when it is committed, so that to give up is to
+	// lose it. Clients wait 5 s longer than they say. Beyond it the messages are lost.
+	PopLateMax = 4 * time.Second
 
 	// popPausesMax is how often a pop looks again while all that it could have is locked by
 	// somebody; then it says so.
@@ -504,7 +510,7 @@ func (b *PopBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 	if kind == noPop {
 		panic("BUG: a step is done that was not begun")
 	}
-	b.kind = noPop
+	b.landed()
 	if err == nil {
 		b.lost = false
 		switch kind {
@@ -590,7 +596,7 @@ func (b *PopBatch) Unknown() {
 		b.forget()
 		b.maybeClaimed()
 	}
-	b.kind = noPop
+	b.landed()
 }
 
 // maybeClaimed: a claim was sent, and nobody knows what became of it.
@@ -609,11 +615,18 @@ func (b *PopBatch) maybeClaimed() {
 }
 
 // Expire decides the ops whose Deadline has passed and gives them back. What is claimed
-// for them by the step in flight is given back too.
+// for them by the step in flight is given back too; with AutoAck nothing can be, and their
+// Deadline is put off until the step is done, by PopLateMax at most.
 func (b *PopBatch) Expire(now time.Duration) []*Op {
 	for i := range b.entries {
 		if e := &b.entries[i]; !e.decided && e.op.Deadline != 0 && e.op.Deadline <= now {
 			s := &b.pops[i]
+			if e.op.Pop.AutoAck && b.inFlight(i) && s.due == 0 {
+				s.due = e.op.Deadline
+				if e.op.Deadline += PopLateMax; e.op.Deadline > now {
+					continue
+				}
+			}
 			s.late, s.auto, s.group = true, e.op.Pop.AutoAck, string(e.op.Pop.Group)
 		}
 	}
@@ -624,6 +637,23 @@ func (b *PopBatch) Expire(now time.Duration) []*Op {
 	return late
 }
 
+// inFlight says whether the step in flight may claim something for entry i.
+func (b *PopBatch) inFlight(i int) bool {
+	return b.kind == claimPop && i < b.last && b.pops[i].end > b.pops[i].tries
+}
+
+// landed: no step is in flight any more, and the ops have the deadlines that they came with.
+func (b *PopBatch) landed() {
+	b.kind = noPop
+	for i := range b.pops {
+		s := &b.pops[i]
+		if op := b.entries[i].op; op != nil && s.due != 0 {
+			op.Deadline = s.due
+		}
+		s.due = 0
+	}
+}
+
 // Fail decides every op that is not decided yet with f.
 func (b *PopBatch) Fail(f Fault) {
 	for i := range b.entries {
@@ -632,7 +662,8 @@ func (b *PopBatch) Fail(f Fault) {
 			b.decide(i, f)
 		}
 	}
-	b.undo, b.absent, b.kind = b.undo[:0], b.absent[:0], noPop
+	b.undo, b.absent = b.undo[:0], b.absent[:0]
+	b.landed()
 }
 
 // committed: what the rows have said is true.

@@ -668,6 +668,53 @@ func TestALeaseOfAPopWhoseTimeIsOverIsGivenBack(t *testing.T) {
 	p.expectPop(of("q", "p"), "p1 claimed+")
 }
 
+func TestWhatAutoAckHasTakenIsDeliveredThoughItsTimeIsOver(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "p", 1, 4)
+	expire := func(op *Op, after time.Duration, given int) {
+		t.Helper()
+		op.Deadline = now() + time.Hour
+		due := op.Deadline
+		p.sent = func() {
+			if p.batch.tries[0].outcome != popClaimed {
+				return
+			}
+			p.sent = nil
+			if ops := p.batch.Expire(due); len(ops) != 0 || op.Deadline != due+PopLateMax {
+				t.Errorf("%d, %v later", len(ops), op.Deadline-due)
+			}
+			if ops := p.batch.Expire(due + after); len(ops) != given {
+				t.Errorf("%d are given back after %v", len(ops), after)
+			}
+		}
+		p.run(op)
+		if p.sent != nil {
+			t.Error("nothing was claimed")
+		}
+		if given == 0 && op.Deadline != due {
+			t.Errorf("it keeps a deadline %v later", op.Deadline-due)
+		}
+	}
+	op := of("q", "p", autoAck)
+	expire(op, PopLateMax-1, 0)
+	if op.Fault.Code != OK || op.Pop.Count != 1 {
+		t.Errorf("%+v", op)
+	}
+	op = of("q", "p", autoAck)
+	expire(op, PopLateMax, 1)
+	if op.Fault.Code != Unavailable || op.Pop.Count != 0 {
+		t.Errorf("%+v", op)
+	}
+	p.expectPop(of("q", "p", autoAck), "p3 claimed+")
+	op = of("q", "p", autoAck)
+	op.Deadline = now() - 1
+	p.batch.Reset()
+	p.batch.Add(op)
+	if ops := p.batch.Expire(now()); len(ops) != 1 {
+		t.Error("one that is in no step is kept")
+	}
+}
+
 func TestACursorThatIsLockedIsNotWaitedFor(t *testing.T) {
 	p := fresh(t)
 	p.push("q", "p", 1, 2)
