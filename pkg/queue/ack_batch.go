@@ -18,6 +18,9 @@ import (
 //	                      ↑        │ somebody was faster at some rows: these again
 //	                      └────────┘
 //
+// A read seeks the messages behind the cursors, where there are many of each: mostly all
+// are acknowledged in order. Where they are not, it is done again, by their names.
+//
 // The requests of a batch that touch one (partition, group) are worked one after the
 // other on the row as the one before leaves it: each is a call of its own, and one write
 // carries them all.
@@ -36,6 +39,10 @@ type AckBatch struct {
 	alone  bool    // PostgreSQL refused what was sent: one request at a time
 	lost   bool    // the last step found its statements lost
 	leases leaseWork
+
+	searched bool // the messages were not those behind the cursors: they are sought one by one
+	rest     int  // so many reads seek them one by one at once
+	pause    int  // since so many were in vain lately
 }
 
 type ackStep uint8
@@ -63,7 +70,7 @@ func (b *AckBatch) Reset() {
 	b.roll.reset()
 	b.work.reset()
 	b.leases.reset()
-	b.kind, b.ready, b.rounds, b.alone, b.lost = noAckStep, false, 0, false, false
+	b.kind, b.ready, b.rounds, b.alone, b.lost, b.searched = noAckStep, false, 0, false, false, false
 }
 
 // Add takes an op into the batch; only before the first Step.
@@ -94,10 +101,49 @@ func (b *AckBatch) Step(now time.Duration) []Statement {
 	b.collect()
 	if len(b.work.refs) > 0 {
 		b.kind = ackReadStep
+		if b.seeksNext() {
+			return b.work.readNext()
+		}
 		return b.work.read()
 	}
 	b.kind = noAckStep
 	return nil
+}
+
+// ackNextMin is how many messages of each cursor there must be, on average, for them to be
+// sought behind it; and ackPauseMax bounds how many reads do not try after one in vain: as
+// many as have been in vain lately, twice as many each time.
+const (
+	ackNextMin  = 8
+	ackPauseMax = 64
+)
+
+// seeksNext says whether the messages are likely to be those behind the cursors.
+func (b *AckBatch) seeksNext() bool {
+	w := &b.work
+	if b.searched || b.unknown || b.rounds > 0 || len(w.refs) < ackNextMin*len(w.chains) {
+		return false
+	}
+	if b.rest > 0 {
+		b.rest--
+		return false
+	}
+	return !slices.ContainsFunc(w.refs, func(r ackRef) bool { return r.ack.nowhere })
+}
+
+// allNext says whether they were.
+func (b *AckBatch) allNext() bool {
+	w := &b.work
+	if !w.next {
+		return true
+	}
+	if slices.ContainsFunc(w.refs, func(r ackRef) bool { return !r.found }) {
+		b.pause = min(max(2*b.pause, 1), ackPauseMax)
+		b.searched, b.rest = true, b.pause
+		return false
+	}
+	b.pause = 0
+	return true
 }
 
 // collect finds the acks that are not done, and decides the ops that have none.
@@ -159,7 +205,9 @@ func (b *AckBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		b.lost = false
 		switch kind {
 		case ackReadStep:
-			b.found()
+			if b.allNext() {
+				b.found()
+			}
 		case ackWriteStep:
 			b.written()
 		case extendStep:
@@ -347,6 +395,7 @@ type ackWork struct {
 	refs   []ackRef
 	chains []chain
 	writes []int32 // the chains that are in the write, by their ordinal
+	next   bool    // what is read are the messages behind the cursors
 
 	doubt []doubted // what a write whose answer was lost was to leave
 
@@ -360,6 +409,7 @@ type chain struct {
 	id     UUID
 	group  string
 	lo, hi int
+	behind int // so many of them were found behind the cursor, from lo on
 
 	known            bool // there is such a partition
 	queue, partition string
@@ -410,7 +460,7 @@ func (w *ackWork) reset() {
 func (w *ackWork) begin() {
 	clear(w.refs)
 	clear(w.chains)
-	w.refs, w.chains, w.writes = w.refs[:0], w.chains[:0], w.writes[:0]
+	w.refs, w.chains, w.writes, w.next = w.refs[:0], w.chains[:0], w.writes[:0], false
 }
 
 // sort brings the refs to one (partition, group) together, in the order of their requests,
@@ -500,16 +550,37 @@ func (w *ackWork) read() []Statement {
 		}
 	}
 	w.buf[0], w.buf[1] = parts, transactions
-	n = len(w.chains)
+	w.cursors()
+	w.statement("pop_plan", false)
+	w.statement("ack_messages", true, 0, 1)
+	w.statement("ack_groups", false, 2, 3)
+	return w.stmts
+}
+
+// readNext asks the same, of as many messages behind each cursor as there are refs to it.
+func (w *ackWork) readNext() []Statement {
+	w.statements(4)
+	w.next = true
+	counts := array(w.buf[0][:0], oidInt4, len(w.chains), false)
+	for i := range w.chains {
+		counts = int4Element(counts, w.chains[i].hi-w.chains[i].lo)
+	}
+	w.buf[0] = counts
+	w.cursors()
+	w.statement("pop_plan", false)
+	w.statement("ack_next", false, 2, 3, 0)
+	w.statement("ack_groups", false, 2, 3)
+	return w.stmts
+}
+
+// cursors encodes the chains' partitions and groups.
+func (w *ackWork) cursors() {
+	n := len(w.chains)
 	parts, groups := array(w.buf[2][:0], oidUUID, n, false), array(w.buf[3][:0], oidText, n, false)
 	for i := range w.chains {
 		parts, groups = uuidElement(parts, &w.chains[i].id), element(groups, w.chains[i].group)
 	}
 	w.buf[2], w.buf[3] = parts, groups
-	w.statement("pop_plan", false)
-	w.statement("ack_messages", true, 0, 1)
-	w.statement("ack_groups", false, 2, 3)
-	return w.stmts
 }
 
 // row takes a row of one of the reads.
@@ -519,6 +590,13 @@ func (w *ackWork) row(stmt int, v [][]byte) {
 	}
 	i := int8Column(v[0]) - 1
 	if stmt == readMessages {
+		if w.next {
+			c := &w.chains[i]
+			if i = c.lo + c.behind; i == c.hi || !bytes.Equal(w.refs[i].ack.TransactionID, v[4]) {
+				return // not what is sought, or not in order
+			}
+			c.behind++
+		}
 		r := &w.refs[i]
 		r.found, r.at = true, place{int64(int8Column(v[1])), uuidColumn(v[2])}
 		if v[3] != nil {
@@ -689,5 +767,5 @@ func (w *ackWork) statement(name string, anew bool, bufs ...int) {
 
 // PreparedAck are the statements of an AckBatch that are worth preparing on a connection.
 func (c *Config) PreparedAck() []string {
-	return []string{"pop_plan", "ack_groups", "ack_write", "lease_extend", "lease_release"}
+	return []string{"pop_plan", "ack_next", "ack_groups", "ack_write", "lease_extend", "lease_release"}
 }

@@ -364,6 +364,84 @@ func TestOneAckIsTakenEndToEnd(t *testing.T) {
 	}
 }
 
+// However the messages are sought, what becomes of their acks is the same.
+func TestMessagesBehindTheCursorAreFoundTogether(t *testing.T) {
+	const together, named, write = "pop_plan ack_next ack_groups", "pop_plan ack_messages ack_groups", "pop_plan ack_write"
+	r := newRunner(t, database(t))
+	s := r.stream("q", 12)
+	for name, c := range map[string]struct{ items, steps string }{
+		"all":             {"m1 m2 m3 m4 m5 m6 m7 m8 m9 m10", together + "," + write},
+		"not all":         {"m1 m2 m3 m4 m5 m6 m7 m8", together + "," + write},
+		"too many":        {"m1 m2 m3 m4 m5 m6 m7 m8 m9 m10 m11", together + "," + write},
+		"one has failed":  {"m1 m2 m3:failed m4 m5 m6 m7 m8 m9 m10", together + "," + write},
+		"all have failed": {"m1:failed m2:failed m3:failed m4:failed m5:failed m6:failed m7:failed m8:failed m9:failed m10:failed", together + "," + write},
+		"one is dead":     {"m1 m2 m3:dlq m4 m5 m6 m7 m8 m9 m10", together + "," + write + "_dead"},
+		"few":             {"m1 m2 m3 m4 m5 m6 m7", named + "," + write},
+		"not in order":    {"m2 m1 m3 m4 m5 m6 m7 m8 m9 m10", together + "," + named + "," + write},
+		"with a gap":      {"m1 m2 m3 m5 m6 m7 m8 m9 m10", together + "," + named + "," + write},
+		"twice":           {"m1 m2 m3 m4 m4 m5 m6 m7 m8 m9 m10", together + "," + named + "," + write},
+		"of nobody":       {"m1 m2 m3 m4 m5 m6 m7 m8 m9 other", together + "," + named + "," + write},
+		"nowhere":         {"m1 m2 m3 m4 m5 m6 m7 m8 m9 " + strings.Repeat("x", 300), named + "," + write},
+	} {
+		var items []string
+		for _, it := range strings.Fields(c.items) {
+			m, status, is := strings.Cut(it, ":")
+			if !is {
+				status = "completed"
+			}
+			items = append(items, m+" "+status+" L")
+		}
+		var became [2]string
+		for i, group := range []string{name, name + ", named"} {
+			s.lease(group, "L", 10)
+			s.steps = nil
+			b, op := NewAckBatch(), s.ackOp(s.acks(group, items...))
+			b.searched = i == 1
+			s.run(b, op)
+			became[i] = outcomes(op) + ": " + s.state(group) + ": " + s.dead(group)
+			if got := strings.Join(s.steps, ","); i == 0 && got != c.steps {
+				t.Errorf("%s: steps %q, want %q", name, got, c.steps)
+			}
+		}
+		if became[0] != became[1] {
+			t.Errorf("%s: %q, and named %q", name, became[0], became[1])
+		}
+	}
+}
+
+func TestWhoDoesNotAckInOrderIsNotSoughtTogetherForAWhile(t *testing.T) {
+	s := newRunner(t, database(t)).stream("q", ackNextMin)
+	var order, mixed []string
+	for i := range ackNextMin {
+		order = append(order, fmt.Sprintf("m%d completed", i+1))
+		mixed = append(mixed, fmt.Sprintf("m%d completed", ackNextMin-i))
+	}
+	b, n := NewAckBatch(), 0
+	together := func(items []string) bool {
+		n++
+		s.lease(fmt.Sprint(n), "L", ackNextMin)
+		s.steps = nil
+		b.Reset()
+		s.run(b, s.ackOp(s.acks(fmt.Sprint(n), items...)))
+		return strings.Contains(s.steps[0], "ack_next")
+	}
+	for _, rest := range []int{1, 2, 4} {
+		if !together(mixed) {
+			t.Errorf("it does not try after %d", n)
+		}
+		for range rest {
+			if together(order) {
+				t.Errorf("it tries again too soon: %d, rest %d", n, rest)
+			}
+		}
+	}
+	for range 2 {
+		if !together(order) || b.pause != 0 {
+			t.Errorf("it does not try, or has not forgotten: %d", b.pause)
+		}
+	}
+}
+
 func TestOnlyWhatAcksSendOftenIsPrepared(t *testing.T) {
 	r := newRunner(t, database(t))
 	s := r.stream("q", 3)
@@ -375,6 +453,7 @@ func TestOnlyWhatAcksSendOftenIsPrepared(t *testing.T) {
 	s.lease("g", lease, 3)
 	s.call("g", "yes", "m1 completed "+lease)
 	s.call("g", "yes dead", "m2 dlq "+lease)
+	r.run(NewAckBatch(), s.ackOp(s.acks("g", slices.Repeat([]string{"m3 completed"}, ackNextMin)...)))
 	s.extend(lease, "")
 	r.run(NewAckBatch(), r.releaseOp(lease), r.releaseOp("anywhere"))
 	slices.Sort(r.prepared)
@@ -396,7 +475,7 @@ func TestOnlyWhatAcksSendOftenIsPrepared(t *testing.T) {
 func TestAcksArePlannedByKeysAlone(t *testing.T) {
 	rows := strings.TrimSuffix(strings.Repeat("NULL, ", 17), ", ")
 	statements := map[string]string{
-		"ack_groups": "NULL, NULL", "ack_write": rows, "transaction_write": rows, "lease_extend": "NULL, NULL, NULL, NULL", "lease_release": "NULL, NULL, NULL",
+		"ack_groups": "NULL, NULL", "ack_next": "NULL, NULL, NULL", "ack_write": rows, "transaction_write": rows, "lease_extend": "NULL, NULL, NULL, NULL", "lease_release": "NULL, NULL, NULL",
 	}
 	for name, db := range map[string]string{"fresh": database(t), "taken over": takenOver(t)} {
 		for _, state := range []string{"as it is", "analyzed", "empty"} {
@@ -417,7 +496,8 @@ func TestAcksArePlannedByKeysAlone(t *testing.T) {
 				query(t, db, `ROLLBACK`)
 				scans := 0
 				for i, line := range plan {
-					if strings.Contains(line, "Seq Scan") || strings.Contains(line, "Hash Join") || strings.Contains(line, "Merge") || strings.Contains(line, "Bitmap") {
+					if strings.Contains(line, "Seq Scan") || strings.Contains(line, "Hash Join") || strings.Contains(line, "Merge") || strings.Contains(line, "Bitmap") ||
+						statement == "ack_next" && strings.Contains(line, "Sort") {
 						t.Errorf("%s, %s, %s: %s", name, state, statement, line)
 					}
 					if strings.Contains(line, "Index Scan") {
