@@ -25,6 +25,7 @@ type pushCall struct {
 	exchange Exchange
 	counters *PushCounters
 	body     []byte // scratch for the answer
+	kept     int    // in the free list: its part of callsBytes
 }
 
 // answerBytesKept is the largest scratch buffer that goes back to the free list.
@@ -89,18 +90,39 @@ func (c *pushCall) timing(status int) PushTiming {
 func (r *Router) call() *pushCall {
 	if n := len(r.calls); n > 0 {
 		c := r.calls[n-1]
+		r.calls[n-1] = nil
 		r.calls = r.calls[:n-1]
+		r.callsBytes -= c.kept
 		return c
 	}
 	return &pushCall{router: r}
 }
 
-// release takes a call back; what was big is left to the collector.
+// What a loop's free calls keep: of those that small requests have used, as many as one
+// batch can answer; and of those that have grown, so many bytes in all. A burst of large
+// requests would else leave behind its largest moment, for as long as the process lives.
+const (
+	pushCallsKept     = 4096
+	pushCallBytesFew  = 8 << 10
+	pushCallBytesKept = 8 << 20
+)
+
+// release takes a call back; what was big, or is too much with what is kept already, is
+// left to the collector.
 func (r *Router) release(c *pushCall) {
 	c.exchange, c.counters = nil, nil
 	c.op.Reset()
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
+	// Small ones are not counted: a few large ones that are kept must not have all others
+	// made anew for each request.
+	if c.kept = c.op.Memory() + cap(c.body); c.kept <= pushCallBytesFew {
+		c.kept = 0
+	}
+	if len(r.calls) >= pushCallsKept || c.kept > 0 && r.callsBytes+c.kept > pushCallBytesKept {
+		return
+	}
+	r.callsBytes += c.kept
 	r.calls = append(r.calls, c)
 }

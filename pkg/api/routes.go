@@ -102,6 +102,8 @@ type Router struct {
 	ackCalls []*ackCall  // free list
 	scrapes  int         // under way
 
+	callsBytes int // what those of calls have that have grown
+
 	paramBytes  []byte // decoded parameters, of the request that is handled now
 	paramValues [ParamsMax][]byte
 }
