@@ -177,8 +177,8 @@ const (
 
 	// PopLateMax is how long after its deadline a pop with AutoAck whose claim is in flight is
 	// kept: what the claim takes is gone when it is committed, so that to give up is to
-	// lose it. Clients wait 5 s longer than they say. Beyond it the messages are lost.
-	PopLateMax = 4 * time.Second
+	// lose it. A long poll ends within its time and 1 s; beyond that the messages are lost.
+	PopLateMax = 900 * time.Millisecond
 
 	// popPausesMax is how often a pop looks again while all that it could have is locked by
 	// somebody; then it says so.
