@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -25,7 +26,6 @@ type pushCall struct {
 	exchange Exchange
 	counters *PushCounters
 	body     []byte // scratch for the answer
-	kept     int    // in the free list: its part of callsBytes
 }
 
 // answerBytesKept is the largest scratch buffer that goes back to the free list.
@@ -88,41 +88,32 @@ func (c *pushCall) timing(status int) PushTiming {
 }
 
 func (r *Router) call() *pushCall {
-	if n := len(r.calls); n > 0 {
-		c := r.calls[n-1]
-		r.calls[n-1] = nil
-		r.calls = r.calls[:n-1]
-		r.callsBytes -= c.kept
-		return c
+	n := len(r.calls)
+	if n == 0 {
+		return &pushCall{router: r}
 	}
-	return &pushCall{router: r}
+	c := r.calls[n-1]
+	r.calls[n-1] = nil
+	r.calls = r.calls[:n-1]
+	r.callsSpare = min(r.callsSpare, n-1)
+	return c
 }
 
-// What a loop's free calls keep: of those that small requests have used, as many as one
-// batch can answer; and of those that have grown, so many bytes in all. A burst of large
-// requests would else leave behind its largest moment, for as long as the process lives.
-const (
-	pushCallsKept     = 4096
-	pushCallBytesFew  = 8 << 10
-	pushCallBytesKept = 8 << 20
-)
+// callsRest is how often free calls that were not needed since the last time are let go: a
+// burst would else leave its largest moment behind for as long as the process lives.
+const callsRest = 10 * time.Second
 
-// release takes a call back; what was big, or is too much with what is kept already, is
-// left to the collector.
+// release takes a call back; what was big is left to the collector.
 func (r *Router) release(c *pushCall) {
 	c.exchange, c.counters = nil, nil
 	c.op.Reset()
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
-	// Small ones are not counted: a few large ones that are kept must not have all others
-	// made anew for each request.
-	if c.kept = c.op.Memory() + cap(c.body); c.kept <= pushCallBytesFew {
-		c.kept = 0
+	if now := r.Now(); now >= r.callsTrimAt {
+		// Those that are used are at the end.
+		r.calls = slices.Delete(r.calls, 0, r.callsSpare)
+		r.callsSpare, r.callsTrimAt = len(r.calls), now+callsRest
 	}
-	if len(r.calls) >= pushCallsKept || c.kept > 0 && r.callsBytes+c.kept > pushCallBytesKept {
-		return
-	}
-	r.callsBytes += c.kept
 	r.calls = append(r.calls, c)
 }

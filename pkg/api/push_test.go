@@ -23,25 +23,31 @@ func (w *world) burst(t *testing.T, n, items int) {
 	w.store.ops = w.store.ops[:first]
 }
 
-func TestABurstOfLargePushesLeavesABoundedAmountBehind(t *testing.T) {
+func TestABurstOfLargePushesLeavesWhatIsUsedBehind(t *testing.T) {
 	w := newWorld()
-	f := func(n, items, callsMin, callsMax, bytesMin int) {
+	f := func(n, items, kept int) {
 		t.Helper()
 		w.burst(t, n, items)
-		sum := 0
-		for _, c := range w.router.calls {
-			sum += c.kept
-			if c.kept == 0 && c.op.Memory()+cap(c.body) > pushCallBytesFew {
-				t.Fatal("a call that has grown is not counted")
+		if got := len(w.router.calls); got != kept {
+			t.Errorf("%d pushes of %d items leave %d calls, want %d", n, items, got, kept)
+		}
+		for _, c := range w.router.calls[:kept] {
+			if c == nil || c.exchange != nil {
+				t.Fatal("a call is not free")
 			}
 		}
-		if got := len(w.router.calls); got < callsMin || got > callsMax || sum != w.router.callsBytes || sum < bytesMin || sum > pushCallBytesKept {
-			t.Errorf("%d pushes of %d items leave %d calls, with %d bytes as counted and %d in fact", n, items, got, w.router.callsBytes, sum)
-		}
 	}
-	f(100, 1, 100, 100, 0)                                   // all are small
-	f(100, 500, 1, 99, pushCallBytesKept*3/4)                // most of them have grown too large together
-	f(500, 1, 400, 500, 0)                                   // which is in nobody's way
-	f(pushCallsKept+100, 1, pushCallsKept, pushCallsKept, 0) // nor are there more than one batch needs
-	f(1, 500, pushCallsKept-1, pushCallsKept, 0)
+	f(100, 500, 100)
+	f(3, 1, 100) // it was just now
+	w.later += callsRest
+	f(3, 1, 100) // that there were so many was found out now
+	w.later += callsRest - 1
+	f(2, 1, 100)
+	w.later++
+	f(1, 1, 3)
+	f(5, 1, 5)
+	w.later += callsRest
+	f(4, 1, 5)
+	w.later += callsRest
+	f(4, 1, 4)
 }

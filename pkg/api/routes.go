@@ -102,7 +102,8 @@ type Router struct {
 	ackCalls []*ackCall  // free list
 	scrapes  int         // under way
 
-	callsBytes int // what those of calls have that have grown
+	callsSpare  int           // so many of calls have not been needed since they were trimmed
+	callsTrimAt time.Duration // and when they are again
 
 	paramBytes  []byte // decoded parameters, of the request that is handled now
 	paramValues [ParamsMax][]byte

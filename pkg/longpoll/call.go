@@ -201,11 +201,14 @@ func (c *call) OpDone(op *queue.Op) {
 	default:
 		b.stats.Vain.Add(1)
 		c.width = max(min(2*c.width, widthMax), c.width)
-		if op.Pop.Scope == queue.OnePartition {
+		switch {
+		case op.Pop.Scope == queue.OnePartition:
 			s.nothingThere(c)
-			return
+		case c.until != 0 && now >= c.until+graceful:
+			s.finish(c) // a claim may end late, but none begins then
+		default:
+			s.attempt(c)
 		}
-		s.attempt(c)
 	}
 }
 

@@ -452,3 +452,46 @@ func TestANewQueueWakesWhoWaitsForItsNamespace(t *testing.T) {
 		t.Errorf("answered: %v and %v", w.answers[first], w.answers[second])
 	}
 }
+
+func TestNoClaimBeginsWhenTheTimeIsOver(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.pushOp(0, "q", "a")
+	w.settle()
+	until := w.now + time.Second
+	op := w.popOp(0, func(p *queue.PopRequest) { p.Wait, p.AutoAck, p.Timeout = true, true, time.Second })
+	w.now = until - 10*time.Millisecond
+	claim := func() {
+		t.Helper()
+		for len(w.sent) == 0 || w.sent[0] != op {
+			switch {
+			case len(w.posts) > 0:
+				f := w.posts[0]
+				w.posts = w.posts[1:]
+				f()
+			case len(w.done) > 0:
+				w.answer(0)
+			case len(w.sent) > 0:
+				w.happen(0)
+			default:
+				t.Fatal("it does not look")
+			}
+		}
+	}
+	inVain := func(took time.Duration) {
+		for _, p := range w.parts { // somebody else has them, and there are more
+			p.cursor["g"] = p.head
+		}
+		w.now += took
+		w.happen(0)
+		w.pushOp(0, "q", "a")
+		w.happen(len(w.sent) - 1)
+		w.answer(len(w.done) - 1)
+		w.answer(0)
+	}
+	claim()
+	inVain(20 * time.Millisecond) // which is a little late
+	claim()
+	if inVain(900 * time.Millisecond); !w.answers[op] {
+		t.Errorf("it is not answered at %v after its time", w.now-until)
+	}
+}

@@ -693,6 +693,21 @@ func TestAReaderThatDoesNotReadIsClosed(t *testing.T) {
 	c.isCut()
 }
 
+func TestALargeAnswerThatOnlyWaitsForTheOneBeforeItIsSent(t *testing.T) {
+	b := newBench(t, Options{OutputBytesMax: 64 << 10})
+	c := b.dial()
+	c.send(get("/hold") + get("/hold"))
+	first, second := b.take(), b.take()
+	big := strings.Repeat("x", 1<<20)
+	b.reply(second, 200, big)
+	b.reply(first, 200, "first")
+	c.hears(200, "first")
+	c.hears(200, big)
+	if n := b.Stats().ReadersClosed; n != 0 {
+		t.Error(n)
+	}
+}
+
 func TestALoopKeepsBoundedOutputForAllItsReaders(t *testing.T) {
 	b := newBench(t, Options{OutboundBytesMax: 2 << 20})
 	big := strings.Repeat("x", 1<<20)

@@ -33,7 +33,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 		x.release()
 		return
 	}
-	if !c.hasRoom() {
+	if !c.hasRoom(x) {
 		l.count.readersClosed.Add(1)
 		c.abort()
 		x.release()
@@ -63,14 +63,19 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 	c.touch()
 }
 
-// hasRoom says whether one more answer may wait to be sent on c. It is not a matter of
-// that answer's size but of what the client has left unread.
-func (c *conn) hasRoom() bool {
+// hasRoom says whether the answer to x may wait to be sent on c. It is not a matter of
+// that answer's size but of what the client has left unread. What only waits for the answer
+// that comes now is not that.
+func (c *conn) hasRoom(x *Exchange) bool {
 	l, o := c.loop, &c.loop.server.options
-	if c.unsent()+c.held > o.OutputBytesMax {
+	held := c.held
+	if x == c.first {
+		held = 0
+	}
+	if c.unsent()+held > o.OutputBytesMax {
 		c.flush() // maybe it is just we who have not written yet
 	}
-	return c.phase != closed && c.unsent()+c.held <= o.OutputBytesMax &&
+	return c.phase != closed && c.unsent()+held <= o.OutputBytesMax &&
 		(c.weighed == 0 || l.outbound <= o.OutboundBytesMax)
 }
 

@@ -219,6 +219,7 @@ func (b *AckBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		}
 		return Verdict{}
 	}
+	b.seekByName(kind)
 	v := Verdict{Class: Classify(err.Code)}
 	switch v.Class {
 	case ClassStale: // a partition went while its dead letter was written: its messages are not there any more
@@ -247,8 +248,17 @@ func (b *AckBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 	return v
 }
 
+// seekByName: a step of that kind has failed. Whatever it was, the next read is not the
+// same: it may be that what is behind a cursor takes too long to be passed.
+func (b *AckBatch) seekByName(kind ackStep) {
+	if kind == ackReadStep && b.work.next {
+		b.searched = true
+	}
+}
+
 // Unknown says that the step was sent, at least in part, and its answer will never come.
 func (b *AckBatch) Unknown() {
+	b.seekByName(b.kind)
 	b.inDoubt(b.kind)
 	b.kind, b.ready = noAckStep, false
 }

@@ -36,6 +36,35 @@ func groupRow(o int, at int64, lease string) [][]byte {
 	return row
 }
 
+func TestAReadBehindTheCursorThatFailsIsNotDoneAgain(t *testing.T) {
+	f := func(end func(b *AckBatch)) {
+		t.Helper()
+		b := NewAckBatch()
+		op := &Op{Verb: Ack, Deadline: time.Hour}
+		for range ackNextMin {
+			op.Acks = append(op.Acks, AckItem{TransactionID: []byte("x"), IsPartition: true, Group: []byte("g")})
+		}
+		b.Add(op)
+		read := func(want string) {
+			t.Helper()
+			if s := b.Step(0); len(s) < 2 || s[1].Name != want {
+				t.Fatalf("%v, want %s", s, want)
+			}
+		}
+		read("ack_next")
+		end(b)
+		read("ack_messages")
+		end(b)
+		read("ack_messages")
+	}
+	failed := func(code string) func(*AckBatch) {
+		return func(b *AckBatch) { b.StepDone(&SQLError{Code: code, Message: "no"}, 0) }
+	}
+	f(failed("57014")) // its statement time-out
+	f(failed("26000"))
+	f((*AckBatch).Unknown)
+}
+
 func ackOf(t *testing.T, transaction string) *Op {
 	t.Helper()
 	op := new(Op)

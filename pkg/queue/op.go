@@ -8,10 +8,7 @@
 // AppendPushAnswer (Op → the answer's bytes).
 package queue
 
-import (
-	"time"
-	"unsafe"
-)
+import "time"
 
 // Store runs operations. Do returns at once; the op's Done is called exactly
 // once, on the loop that called Do. Cancel says that the client is gone: the
@@ -212,12 +209,6 @@ func (op *Op) Reset() {
 			*b = nil
 		}
 	}
-}
-
-// Memory is how many bytes a push's op holds on to, for this request and those after a
-// Reset. Who keeps many ops bounds what they have in all.
-func (op *Op) Memory() int {
-	return cap(op.Items)*int(unsafe.Sizeof(Item{})) + cap(op.body) + cap(op.made) + cap(op.sealed)
 }
 
 // clear forgets the request, not its times and its owner.

@@ -68,7 +68,7 @@ func (p *PopRequest) room(bytes int) {
 func (p *PopRequest) grow(bytes int) {
 	need := len(p.answer) + bytes
 	if need > cap(p.answer) && need > offheap.RegionBytesMin {
-		if r := offheap.New(need); r != nil {
+		if r := offheap.New(max(need, 2*p.region.Size())); r != nil {
 			p.answer = append(r.Empty(), p.answer...)
 			p.region.Free()
 			p.region = r
