@@ -328,8 +328,11 @@ func TestManyWorkersAtTwoProcessesSeeEachMessageOnceAndInOrder(t *testing.T) {
 		all.Go(func() { w.push("jobs", pusher) })
 		all.Go(func() { w.push("mortal", pusher) })
 	}
-	for i, group := range []string{"__QUEUE_MODE__", "g"} {
+	groups := []string{"__QUEUE_MODE__", "g"}
+	for _, group := range groups { // before anybody looks
 		w.left[group] = workerPushers * workerMessages
+	}
+	for i, group := range groups {
 		for worker := range 2 * workerConsumers {
 			all.Go(func() { w.consume(group, 100*i+worker) })
 		}
@@ -341,7 +344,7 @@ func TestManyWorkersAtTwoProcessesSeeEachMessageOnceAndInOrder(t *testing.T) {
 	all.Wait()
 
 	for _, p := range w.processes {
-		for _, group := range []string{"__QUEUE_MODE__", "g"} {
+		for _, group := range groups {
 			if got := p.pop("/queue/jobs?batch=100&partitions=10&consumerGroup=" + group); len(got.Messages) != 0 {
 				t.Errorf("group %s: more came: %s", group, got.text)
 			}
