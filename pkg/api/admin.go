@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/queend/queend/pkg/queue"
@@ -171,41 +169,10 @@ func readBody(x Exchange, required bool) (fields, error) {
 		}
 		return nil, &refusal{400, "Invalid JSON: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
-	if halfPair(body) {
+	if queue.HasHalfPair(body) { // encoding/json would read another character, and name another queue than a push
 		return nil, &refusal{400, `Invalid JSON: a string holds half of a surrogate pair (\ud800 to \udfff alone), which is no character`}
 	}
 	return all, nil
-}
-
-// halfPair says whether valid JSON has an escape that is half of a surrogate pair (RFC 8259
-// §8.2). encoding/json would read another character, and name another queue than a push.
-func halfPair(body []byte) bool {
-	for i := 0; i < len(body); i++ {
-		if body[i] != '\\' {
-			continue
-		}
-		if i++; body[i] != 'u' { // what follows a backslash is no beginning of an escape
-			continue
-		}
-		unit := func(at int) rune {
-			if at+6 > len(body) || body[at] != '\\' || body[at+1] != 'u' {
-				return -1
-			}
-			n, err := strconv.ParseUint(string(body[at+2:at+6]), 16, 16)
-			if err != nil {
-				return -1
-			}
-			return rune(n)
-		}
-		if first := unit(i - 1); utf16.IsSurrogate(first) {
-			if utf16.DecodeRune(first, unit(i+5)) == utf8.RuneError {
-				return true
-			}
-			i += 6
-		}
-		i += 4
-	}
-	return false
 }
 
 // has says whether a member is there and is not null.

@@ -463,16 +463,7 @@ func TestNoClaimBeginsWhenTheTimeIsOver(t *testing.T) {
 	claim := func() {
 		t.Helper()
 		for len(w.sent) == 0 || w.sent[0] != op {
-			switch {
-			case len(w.posts) > 0:
-				f := w.posts[0]
-				w.posts = w.posts[1:]
-				f()
-			case len(w.done) > 0:
-				w.answer(0)
-			case len(w.sent) > 0:
-				w.happen(0)
-			default:
+			if !w.step() {
 				t.Fatal("it does not look")
 			}
 		}
@@ -491,7 +482,7 @@ func TestNoClaimBeginsWhenTheTimeIsOver(t *testing.T) {
 	claim()
 	inVain(20 * time.Millisecond) // which is a little late
 	claim()
-	if inVain(900 * time.Millisecond); !w.answers[op] {
+	if inVain(queue.PopLateMax); !w.answers[op] {
 		t.Errorf("it is not answered at %v after its time", w.now-until)
 	}
 }

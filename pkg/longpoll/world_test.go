@@ -247,21 +247,28 @@ func (w *world) answered(op *queue.Op) {
 // settle lets everything happen that is to happen now. Time stands still.
 func (w *world) settle() {
 	for range 100_000 {
-		switch {
-		case len(w.posts) > 0:
-			f := w.posts[0]
-			w.posts = w.posts[1:]
-			f()
-		case len(w.done) > 0:
-			w.answer(0)
-		case len(w.sent) > 0:
-			w.happen(0)
-		case w.fire():
-		default:
+		if !w.step() {
 			return
 		}
 	}
 	panic("it never comes to rest")
+}
+
+// step lets the next thing happen, and says whether there was one.
+func (w *world) step() bool {
+	switch {
+	case len(w.posts) > 0:
+		f := w.posts[0]
+		w.posts = w.posts[1:]
+		f()
+	case len(w.done) > 0:
+		w.answer(0)
+	case len(w.sent) > 0:
+		w.happen(0)
+	default:
+		return w.fire()
+	}
+	return true
 }
 
 // fire runs one timer that is due.

@@ -390,6 +390,23 @@ func escaped(b []byte) (rune, int) {
 	return utf8.RuneError, 6
 }
 
+// HasHalfPair says whether valid JSON has an escape that is half of a surrogate pair alone
+// (RFC 8259 §8.2).
+func HasHalfPair(text []byte) bool {
+	for i := 0; i < len(text); {
+		n := 1
+		if text[i] == '\\' {
+			var r rune
+			if r, n = escaped(text[i:]); r == utf8.RuneError && isSurrogate(text[i:]) {
+				return true
+			}
+			n = max(n, 2) // another escape: what it escapes begins none
+		}
+		i += n
+	}
+	return false
+}
+
 func isSurrogate(b []byte) bool {
 	r := hex4(b)
 	return r >= 0xd800 && r <= 0xdfff

@@ -209,3 +209,22 @@ func BenchmarkScan(b *testing.B) {
 var pushOf370 = `{"items":[{"queue":"orders.created","partition":"customer-4711","transactionId":"019dc9b7-cb4f-7c1a-9b21-7e8a5c3a40e1","payload":` +
 	`{"id":4711,"customer":"Ada Lovelace","amount":129.95,"currency":"EUR","lines":[{"sku":"A-100","n":2},{"sku":"B-200","n":1}],"note":"` +
 	strings.Repeat("leave it at the door ", 4) + `"}}]}`
+
+func TestHalfOfASurrogatePairIsFound(t *testing.T) {
+	f := func(text string, half bool) {
+		t.Helper()
+		if got := HasHalfPair([]byte(text)); got != half {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+	f(`{"queue":"\ud800"}`, true)
+	f(`{"queue":"\udc00\ud800"}`, true)
+	f(`{"queue":"\uD83D\uD83D\uDE00"}`, true)
+	f(`{"queue":"\uD83D\uDE00\uDE00"}`, true)
+	f(`{"queue":"\uD83D\n"}`, true)
+	f(`{"queue":"\uD83Dudc00"}`, true)
+	f(`{"queue":"\uD83D\uDE00"}`, false)
+	f(`{"queue":"\\ud800"}`, false)
+	f(`{"queue":"\\\"\u0041\ufffd\\"}`, false)
+	f("{\"queue\":\"\ufffd\U0001f600\"}", false)
+}
