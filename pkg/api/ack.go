@@ -43,10 +43,9 @@ func (r *Router) ackCall(x Exchange, counters *AckCounters) *ackCall {
 		r.fail(x, 503, nil, "the database is not ready yet, try again in a second")
 		return nil
 	}
-	c := &ackCall{router: r}
-	if n := len(r.ackCalls); n > 0 {
-		c = r.ackCalls[n-1]
-		r.ackCalls = r.ackCalls[:n-1]
+	c := r.ackCalls.take()
+	if c == nil {
+		c = &ackCall{router: r}
 	}
 	c.exchange, c.counters = x, counters
 	c.op.Accepted = x.Accepted()
@@ -100,5 +99,5 @@ func (r *Router) releaseAck(c *ackCall) {
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
-	r.ackCalls = append(r.ackCalls, c)
+	r.ackCalls.give(c, r.Now())
 }

@@ -51,7 +51,6 @@ func (s *scripted) Do(op *queue.Op) {
 func (s *scripted) Cancel(*queue.Op) {}
 
 type world struct {
-	later     time.Duration // than 3 s, by the clock
 	router    *Router
 	store     *scripted
 	legacy    *scripted
@@ -63,7 +62,7 @@ type world struct {
 func newWorld() *world {
 	w := &world{store: &scripted{}, legacy: &scripted{}, connected: true}
 	w.router = NewRouter(Services{
-		Now:      func() time.Duration { return 3*time.Second + w.later },
+		Now:      func() time.Duration { return 3 * time.Second },
 		Offload:  func(work func() []byte, then func([]byte)) { w.work = append(w.work, func() { then(work()) }) },
 		Deadline: 2 * time.Second,
 		Database: func() bool { return w.connected },

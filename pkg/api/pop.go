@@ -31,8 +31,8 @@ type popCall struct {
 	body     []byte // scratch for the answer
 }
 
-// callsKept bounds a free list: a burst of parked pops leaves no more than that behind.
-const callsKept = 1024
+// popCallsKept bounds their free list: very many may be parked, and end together.
+const popCallsKept = 1024
 
 // addPop makes the routes of pop.
 func (r *Router) addPop() {
@@ -159,9 +159,7 @@ func (c *popCall) OpDone(op *queue.Op) {
 }
 
 func (r *Router) popCall() *popCall {
-	if n := len(r.popCalls); n > 0 {
-		c := r.popCalls[n-1]
-		r.popCalls = r.popCalls[:n-1]
+	if c := r.popCalls.take(); c != nil {
 		return c
 	}
 	c := &popCall{router: r}
@@ -176,7 +174,5 @@ func (r *Router) releasePop(c *popCall) {
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
-	if len(r.popCalls) < callsKept {
-		r.popCalls = append(r.popCalls, c)
-	}
+	r.popCalls.give(c, r.Now())
 }

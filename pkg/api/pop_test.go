@@ -94,7 +94,7 @@ func TestAPopIsAnswered200WhateverHappened(t *testing.T) {
 		if text, err := set.Exposition(); err != nil || !strings.Contains(string(text), counted+"\n") {
 			t.Errorf("%s is not counted", counted)
 		}
-		if len(w.router.popCalls) != 1 || w.router.popCalls[0].exchange != nil {
+		if free := w.router.popCalls.calls; len(free) != 1 || free[0].exchange != nil {
 			t.Error("the call is not free")
 		}
 	}

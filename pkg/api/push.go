@@ -1,7 +1,6 @@
 package api
 
 import (
-	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -88,20 +87,11 @@ func (c *pushCall) timing(status int) PushTiming {
 }
 
 func (r *Router) call() *pushCall {
-	n := len(r.calls)
-	if n == 0 {
-		return &pushCall{router: r}
+	if c := r.calls.take(); c != nil {
+		return c
 	}
-	c := r.calls[n-1]
-	r.calls[n-1] = nil
-	r.calls = r.calls[:n-1]
-	r.callsSpare = min(r.callsSpare, n-1)
-	return c
+	return &pushCall{router: r}
 }
-
-// callsRest is how often free calls that were not needed since the last time are let go: a
-// burst would else leave its largest moment behind for as long as the process lives.
-const callsRest = 10 * time.Second
 
 // release takes a call back; what was big is left to the collector.
 func (r *Router) release(c *pushCall) {
@@ -110,10 +100,5 @@ func (r *Router) release(c *pushCall) {
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
-	if now := r.Now(); now >= r.callsTrimAt {
-		// Those that are used are at the end.
-		r.calls = slices.Delete(r.calls, 0, r.callsSpare)
-		r.callsSpare, r.callsTrimAt = len(r.calls), now+callsRest
-	}
-	r.calls = append(r.calls, c)
+	r.calls.give(c, r.Now())
 }

@@ -96,14 +96,11 @@ type Router struct {
 
 	stores   *Stores // nil: not open yet
 	routes   map[string]*route
-	paths    node        // the routes whose paths have parameters
-	calls    []*pushCall // free list
-	popCalls []*popCall  // free list
-	ackCalls []*ackCall  // free list
-	scrapes  int         // under way
-
-	callsSpare  int           // so many of calls have not been needed since they were trimmed
-	callsTrimAt time.Duration // and when they are again
+	paths    node // the routes whose paths have parameters
+	calls    freeList[pushCall]
+	popCalls freeList[popCall]
+	ackCalls freeList[ackCall]
+	scrapes  int // under way
 
 	paramBytes  []byte // decoded parameters, of the request that is handled now
 	paramValues [ParamsMax][]byte
@@ -119,6 +116,7 @@ type route struct {
 // NewRouter makes the router of one loop.
 func NewRouter(s Services) *Router {
 	r := &Router{Services: s, routes: map[string]*route{}}
+	r.popCalls.most = popCallsKept
 	// The table: every route there is. Whoever makes a route adds its line here: add
 	// for a path that is fixed, addPath for one with parameters.
 	r.add("POST", "/api/v1/push", func(x Exchange) { r.push(x, &r.Counters.Push, push) })
