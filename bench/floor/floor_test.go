@@ -15,7 +15,10 @@ import (
 
 func TestEveryRowThatWasAnsweredIsThere(t *testing.T) {
 	ctx := context.Background()
-	db, err := pgx.Connect(ctx, postgrestest.Database(t))
+	address := postgrestest.Database(t)
+	left := goleak.IgnoreCurrent()
+	defer func() { postgrestest.NoGoroutines(t, left) }() // when db is closed
+	db, err := pgx.Connect(ctx, address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +26,6 @@ func TestEveryRowThatWasAnsweredIsThere(t *testing.T) {
 	if _, err := schema.Migrate(ctx, &db.Config().Config, nil); err != nil {
 		t.Fatal(err)
 	}
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	for _, way := range []string{Unnest, Copy} {
 		if _, err := db.Exec(ctx, "TRUNCATE queen.messages"); err != nil {
 			t.Fatal(err)

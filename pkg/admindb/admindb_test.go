@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"go.uber.org/goleak"
 
 	"github.com/queend/queend/pkg/postgres/postgrestest"
 	"github.com/queend/queend/pkg/schema"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { postgrestest.Main(m) }
 
 // database is one that is laid out by queend, or by Queen and taken over.
 func database(t testing.TB, queens bool) *pgconn.Config {

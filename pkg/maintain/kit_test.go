@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/queend/queend/pkg/postgres/postgrestest"
 	"github.com/queend/queend/pkg/schema"
@@ -21,7 +20,7 @@ import (
 // hang is how long a test may wait for anything: a guard, not a measure.
 const hang = 5 * time.Minute
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { postgrestest.Main(m) }
 
 // db is one database of a test.
 type db struct {

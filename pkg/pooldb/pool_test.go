@@ -3,7 +3,6 @@ package pooldb
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -11,26 +10,13 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"go.uber.org/goleak"
 
 	"github.com/queend/queend/pkg/postgres/postgrestest"
 	"github.com/queend/queend/pkg/queue"
 	"github.com/queend/queend/pkg/schema"
 )
 
-// TestMain looks for goroutines that were left. pgconn closes a connection that it
-// has given up in a goroutine of its own, which may take 15 s.
-func TestMain(m *testing.M) {
-	code := m.Run()
-	limit := time.Now().Add(neverHangs)
-	for err := goleak.Find(); code == 0 && err != nil; err = goleak.Find() {
-		if time.Now().After(limit) {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { postgrestest.Main(m) }
 
 // neverHangs bounds what a test waits for. It is not a measurement.
 const neverHangs = time.Minute
