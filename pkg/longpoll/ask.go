@@ -218,6 +218,9 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 	b := s.board
 	b.stats.Slices.Add(1)
 	partitions := b.slicePartitions(after)
+	b.mu.Lock()
+	since := g.marks
+	b.mu.Unlock()
 	s.ask(func(op *queue.Op) {
 		w := &op.Watch
 		w.Kind, w.Group, w.After, w.Partitions, w.Subscription = queue.WatchSweep, g.Group, after, partitions, from
@@ -233,7 +236,7 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 			b.unlock()
 			return
 		}
-		b.found(g, op.Watch.Pending, now)
+		b.found(g, op.Watch.Pending, &since, now)
 		g.slices++
 		if !op.Watch.More {
 			b.endSweep(g)

@@ -104,11 +104,16 @@ type group struct {
 
 	// What happened to partitions, counted by a few bits of their ids and names: a call
 	// that has looked in vain knows by them that it must look again.
-	marks     [64]uint32
+	marks     marks
 	nameMarks [64]uint32
 }
 
-func (g *group) mark(id queue.UUID) *uint32 { return &g.marks[id[15]&63] }
+// marks counts what happened to partitions, by a few bits of their ids.
+type marks [64]uint32
+
+func (m *marks) of(id queue.UUID) *uint32 { return &m[id[15]&63] }
+
+func (g *group) mark(id queue.UUID) *uint32 { return g.marks.of(id) }
 
 func (g *group) nameMark(name []byte) *uint32 {
 	h := uint32(2166136261) // FNV-1a
@@ -124,8 +129,9 @@ type entry struct {
 	id         queue.UUID
 	state      entryState
 	dirty      bool   // something happened to it meanwhile
+	given      bool   // trying: it was given back meanwhile
 	undue      bool   // timed: it is not leased, its messages may not be delivered yet
-	turn       uint64 // among all that are ready, who came first
+	turn       uint64 // ready: who came first of all; trying: which taking it was
 	due        time.Duration
 	place      int // in the heap
 	prev, next *entry
@@ -238,7 +244,7 @@ func (b *Board) full(g *group) bool {
 func (b *Board) makeReady(e *entry) {
 	b.unlink(e)
 	b.turns++
-	e.state, e.dirty, e.turn = ready, false, b.turns
+	e.state, e.dirty, e.given, e.turn = ready, false, false, b.turns
 	g := e.group
 	if e.prev = g.last; e.prev != nil {
 		e.prev.next = e
@@ -252,7 +258,7 @@ func (b *Board) makeReady(e *entry) {
 // putBack makes e the first of those that are ready: it was taken and not tried.
 func (b *Board) putBack(e *entry) {
 	g := e.group
-	e.state, e.dirty = ready, false
+	e.state, e.dirty, e.given = ready, false, false
 	if e.next = g.first; e.next != nil {
 		e.next.prev = e
 	} else {
@@ -302,17 +308,22 @@ func (b *Board) take(g *group, n int, tries []queue.Try) []queue.Try {
 	for ; n > 0 && g.first != nil; n-- {
 		e := g.first
 		b.unlink(e)
-		e.state, e.dirty = trying, false
-		tries = append(tries, queue.Try{Queue: g.Queue, Partition: e.id})
+		b.turns++
+		e.state, e.dirty, e.given, e.turn = trying, false, false, b.turns
+		tries = append(tries, queue.Try{Queue: g.Queue, Partition: e.id, Taken: e.turn})
 	}
 	return tries
+}
+
+// takenFor says that e is in the hands of whom t was given to.
+func (e *entry) takenFor(t *queue.Try) bool {
+	return e != nil && e.state == trying && e.turn == t.Taken
 }
 
 // lockedAfter is how long a partition rests whose row was locked by somebody.
 const lockedAfter = 20 * time.Millisecond
 
-// resolve takes what a pop found at its tries, which take gave it or which it found by
-// itself.
+// resolve takes what a pop found at its tries, which take gave it.
 func (b *Board) resolve(tries []queue.Try, name string, autoAck bool, now time.Duration) {
 	for i := len(tries) - 1; i >= 0; i-- { // so that those not tried keep their order
 		t := &tries[i]
@@ -321,45 +332,83 @@ func (b *Board) resolve(tries []queue.Try, name string, autoAck bool, now time.D
 			continue
 		}
 		e := g.entries[t.Partition]
-		if e == nil || e.state == timed && t.Outcome != queue.Claimed {
-			// A pop of one partition found it: only when it will be free is of interest.
-			if e == nil && (t.Outcome == queue.Claimed || t.Outcome == queue.Leased || t.Outcome == queue.NotDue || t.Outcome == queue.Busy) {
-				if e = b.enterTrying(g, t.Partition); e == nil {
-					continue
-				}
-			} else {
-				continue
-			}
-		}
-		dirty := e.dirty
-		switch t.Outcome {
-		case queue.NotTried:
-			if e.state == trying {
-				b.putBack(e)
-			}
-		case queue.Claimed:
-			switch {
-			case !autoAck:
-				e.dirty = dirty || t.More
-				b.wait(e, now+t.In)
-			case t.More || dirty:
-				b.makeReady(e)
-			default:
-				b.remove(e)
-			}
-		case queue.Leased, queue.NotDue:
+		switch {
+		case t.Outcome == queue.Claimed && !autoAck:
+			b.leased(g, t, false, now)
+		case !e.takenFor(t):
+			// A pop of this one partition knew more.
+		case t.Outcome == queue.NotTried:
+			b.putBack(e)
+		case e.given:
+			b.makeReady(e) // what was found may be older than that
+		case t.Outcome == queue.Leased, t.Outcome == queue.NotDue:
 			b.wait(e, now+max(t.In, time.Millisecond))
 			e.undue = t.Outcome == queue.NotDue
-		case queue.Busy:
+		case t.Outcome == queue.Busy:
 			b.wait(e, now+lockedAfter)
-		default: // Drained, Gone
-			switch {
-			case e.state != trying:
-			case dirty:
-				b.makeReady(e)
-			default:
-				b.remove(e)
-			}
+		case e.dirty || t.More:
+			b.makeReady(e)
+		default: // Drained, Gone, or all was claimed
+			b.remove(e)
+		}
+	}
+}
+
+// leased lets a partition rest that was claimed.
+func (b *Board) leased(g *group, t *queue.Try, more bool, now time.Duration) {
+	e := g.entries[t.Partition]
+	if e == nil {
+		if e = b.enterTrying(g, t.Partition); e == nil {
+			return
+		}
+	}
+	e.dirty = e.dirty || t.More || more
+	b.wait(e, now+t.In)
+}
+
+// resolveOne takes what a pop of one partition of g found, which took nothing from the
+// board. pushed says that messages may have come since it began, happened that anything may
+// have: then the board knows better than the pop.
+func (b *Board) resolveOne(g *group, t *queue.Try, autoAck, pushed, happened bool, now time.Duration) {
+	e := g.entries[t.Partition]
+	switch t.Outcome {
+	case queue.Claimed:
+		more := t.More || pushed
+		switch {
+		case !autoAck:
+			b.leased(g, t, pushed, now)
+		case e == nil && more:
+			b.enter(g, t.Partition)
+		case e == nil:
+		case e.state == trying:
+			e.dirty = e.dirty || more
+		case more:
+			b.makeReady(e)
+		case e.state == ready:
+			b.remove(e)
+		}
+	case queue.Leased, queue.NotDue, queue.Busy:
+		if e == nil && happened {
+			b.enter(g, t.Partition)
+			return
+		}
+		if e == nil {
+			e = b.enterTrying(g, t.Partition)
+		} else if e.state != ready || happened {
+			return
+		}
+		if e == nil {
+			return
+		}
+		if t.Outcome == queue.Busy {
+			t.In = lockedAfter
+		}
+		// Only when it will be free is of interest.
+		b.wait(e, now+max(t.In, time.Millisecond))
+		e.undue = t.Outcome == queue.NotDue
+	default: // Drained, Gone
+		if e != nil && e.state == ready && !happened {
+			b.remove(e)
 		}
 	}
 }
@@ -436,12 +485,14 @@ func (b *Board) touch(g *group, id queue.UUID, given, more bool) {
 		b.remove(e)
 	default:
 		e.dirty = true
+		e.given = e.given || given
 	}
 }
 
-// found takes what a sweep has seen; of partitions that are on the board already it can
-// only know that they are not leased any more.
-func (b *Board) found(g *group, pending []queue.Claimable, now time.Duration) {
+// found takes what a sweep has seen that began when g's marks were since. Of partitions that
+// are on the board already it can only know that they are not leased any more; and of one
+// to which something happened meanwhile it does not know that it still is.
+func (b *Board) found(g *group, pending []queue.Claimable, since *marks, now time.Duration) {
 	for _, p := range pending {
 		e := g.entries[p.Partition]
 		switch {
@@ -451,7 +502,7 @@ func (b *Board) found(g *group, pending []queue.Claimable, now time.Duration) {
 		case e != nil:
 			continue
 		}
-		if p.In == 0 {
+		if p.In == 0 || *g.mark(p.Partition) != *since.of(p.Partition) {
 			b.enter(g, p.Partition)
 		} else if e := b.enterTrying(g, p.Partition); e != nil {
 			b.wait(e, now+p.In)

@@ -180,10 +180,14 @@ func (c *call) OpDone(op *queue.Op) {
 	b, now := s.board, s.sv.Now()
 	c.state = asking
 	b.mu.Lock()
-	if op.Fault.Code == queue.OK {
-		b.resolve(op.Pop.Tries, string(op.Pop.Group), op.Pop.AutoAck, now)
-	} else {
+	switch {
+	case op.Fault.Code != queue.OK:
 		b.restore(op)
+	case op.Pop.Scope != queue.OnePartition:
+		b.resolve(op.Pop.Tries, string(op.Pop.Group), op.Pop.AutoAck, now)
+	case len(op.Pop.Tries) > 0:
+		t, pushed := &op.Pop.Tries[0], c.marked() != c.mark
+		b.resolveOne(c.group, t, op.Pop.AutoAck, pushed, pushed || !c.known || t.Partition != c.partition, now)
 	}
 	if c.group != nil {
 		b.kick(c.group)
@@ -217,7 +221,7 @@ func (b *Board) restore(op *queue.Op) {
 	for i := len(op.Pop.Tries) - 1; i >= 0; i-- {
 		t := &op.Pop.Tries[i]
 		if g := b.groups[queue.Group{Queue: t.Queue, Name: string(op.Pop.Group)}]; g != nil {
-			if e := g.entries[t.Partition]; e != nil && e.state == trying {
+			if e := g.entries[t.Partition]; e.takenFor(t) {
 				b.putBack(e)
 			}
 		}

@@ -126,10 +126,10 @@ func (b *Board) changedItem(it *queue.Item) {
 	}
 }
 
-// meet has pops of many queues look again when a queue is pushed to that no group has been
-// seen in: it may be new, and one of theirs. Once for each.
+// meet has pops of many queues look again when a queue is pushed to for the first time: it
+// may be new, and one of theirs. Once for each.
 func (b *Board) meet(q []byte) {
-	if _, met := b.met[string(q)]; met || len(b.byQueue[string(q)]) > 0 {
+	if _, met := b.met[string(q)]; met {
 		return
 	}
 	if len(b.met) >= namesMax {
@@ -193,6 +193,7 @@ var everything = queue.Told{Group: everyGroup}
 // through this store: what is on the board of it may be wrong. Any goroutine.
 func (b *Board) Changed(q string) {
 	b.mu.Lock()
+	delete(b.met, q)
 	for _, g := range b.byQueue[q] {
 		b.unsweep(g)
 	}

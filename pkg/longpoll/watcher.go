@@ -142,7 +142,7 @@ func (w *watcher) sweep(now time.Duration) {
 		return
 	}
 	g.users++
-	after := g.slow
+	after, since := g.slow, g.marks
 	w.onward = len(b.rotation) > 0
 	b.unlock()
 	w.slicing = true
@@ -154,7 +154,7 @@ func (w *watcher) sweep(now time.Duration) {
 		b.mu.Lock()
 		g.users--
 		if op.Fault.Code == queue.OK {
-			b.found(g, op.Watch.Pending, s.sv.Now())
+			b.found(g, op.Watch.Pending, &since, s.sv.Now())
 			if g.slow = op.Watch.Next; op.Watch.More {
 				w.onward = true
 			} else {

@@ -32,6 +32,7 @@ type world struct {
 	pops    int
 	answers map[*queue.Op]bool
 	leases  []lease // held by clients
+	acks    map[*queue.Op]lease
 	lastID  uint64
 }
 
@@ -52,14 +53,13 @@ type part struct {
 type lease struct {
 	group string
 	part  *part
-	end   int
 	until time.Duration
 }
 
 const leaseTime = 30 * time.Second
 
 func newWorld(loops int, limits Limits) *world {
-	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, now: time.Second, flags: queue.Flags{Known: true}}
+	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, acks: map[*queue.Op]lease{}, now: time.Second, flags: queue.Flags{Known: true}}
 	w.board = NewBoard(queue.UUID{1}, "test", limits)
 	for range loops {
 		lane := fakeLane{w}
@@ -106,6 +106,10 @@ func (w *world) happen(i int) {
 		for j := range op.Freed {
 			f := &op.Freed[j]
 			p := w.parts[f.Partition]
+			if p.lease[f.Group] != w.acks[op].until {
+				op.Freed = nil // it has ended, and may be another's now
+				break
+			}
 			if p.lease[f.Group] > w.now {
 				p.cursor[f.Group] = max(p.cursor[f.Group], p.leaseEnd[f.Group])
 			}
@@ -239,7 +243,7 @@ func (w *world) answered(op *queue.Op) {
 	for _, t := range op.Pop.Tries {
 		if t.Outcome == queue.Claimed {
 			p := w.parts[t.Partition]
-			w.leases = append(w.leases, lease{string(op.Pop.Group), p, p.leaseEnd[string(op.Pop.Group)], w.now + t.In})
+			w.leases = append(w.leases, lease{string(op.Pop.Group), p, p.lease[string(op.Pop.Group)]})
 		}
 	}
 }
@@ -304,6 +308,7 @@ func (w *world) ack(store, i int) {
 	l := w.leases[i]
 	w.leases = append(w.leases[:i], w.leases[i+1:]...)
 	op := &queue.Op{Verb: queue.Ack, Done: w, Freed: []queue.Freed{{Queue: l.part.queue, Group: l.group, Partition: l.part.id}}}
+	w.acks[op] = l
 	w.stores[store].Do(op)
 }
 

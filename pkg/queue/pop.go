@@ -82,6 +82,7 @@ const (
 type Try struct {
 	Queue     string
 	Partition UUID
+	Taken     uint64 // the caller's own, left as it is
 
 	Outcome Outcome
 	// In is how long from now, by PostgreSQL's clock: Claimed without AutoAck, Leased: until
