@@ -14,11 +14,17 @@ import (
 // The drain's measures.
 const (
 	// windowRowsMax and windowBytesMax bound what one transaction of the drain stores; a
-	// larger record goes alone. A server that is too slow for so much gets less, down to
+	// larger record goes alone. A server that does not manage so much gets less, down to
 	// windowRowsMin.
 	windowRowsMax  = 1000
 	windowRowsMin  = 10
 	windowBytesMax = 1 << 20
+
+	// While others push, who wait for it, a transaction is to take no longer than calmTime;
+	// for that alone it does not get less than windowRowsCalm, with which it also begins: a
+	// server that has just been started is slow at first.
+	calmTime       = 40 * time.Millisecond
+	windowRowsCalm = 200
 
 	// closeRows is how small a batch must be that has read to the end, for the buffer to
 	// close behind it.
@@ -131,14 +137,14 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}, rows: windowRowsMax}
-	d.rate.begin(b)
+	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d.begin()
 	defer b.flushAll() // what is held waits for nothing now
 	defer b.reopen()
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
 			<-b.drainWaker()
-			d.rate.begin(b) // what came meanwhile came to stay
+			d.begin() // what came meanwhile came to stay
 			continue
 		}
 		groups := b.groups.Load()
@@ -147,7 +153,7 @@ func (b *Buffer) drain(to Replay) {
 			if end && b.emptied(groups) {
 				d.good = false
 				<-b.drainWaker()
-				d.rate.begin(b)
+				d.begin()
 			}
 			continue
 		}
@@ -163,8 +169,15 @@ func (b *Buffer) drain(to Replay) {
 	}
 }
 
+// begin begins to count, and to see how much PostgreSQL takes.
+func (d *drainer) begin() {
+	d.rate.begin(d.b)
+	d.rows = windowRowsCalm
+}
+
 // rest leaves room for live pushes: after a batch it does nothing for as long as the batch
-// took, if any came meanwhile, and nobody is held until it has caught up.
+// took, and takes less or more the next time; if any came meanwhile, and nobody is held
+// until it has caught up.
 func (d *drainer) rest(took time.Duration) {
 	b := d.b
 	live := b.stats.Buffered.Load()
@@ -174,10 +187,24 @@ func (d *drainer) rest(took time.Duration) {
 	}
 	held := b.closing || b.crowded.Load()
 	b.mu.Unlock()
-	if live != d.live && !held {
+	share := live != d.live && !held
+	d.rows = nextRows(d.rows, len(d.op.Items) >= d.rows, share, took)
+	if share {
 		b.pause(min(took, restMax))
 	}
 	d.live = live
+}
+
+// nextRows is how many rows a transaction may have after one of rows, or of fewer if that
+// was not full, which took so long; share: others push meanwhile.
+func nextRows(rows int, full, share bool, took time.Duration) int {
+	switch {
+	case share && took > calmTime && rows > windowRowsCalm:
+		return max(rows/2, windowRowsCalm)
+	case full && (!share || rows < windowRowsCalm || took < calmTime/2):
+		return min(2*rows, windowRowsMax)
+	}
+	return rows
 }
 
 // drainWaker is readable when there may be something to do, or nothing ever again.
@@ -366,9 +393,6 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 		}
 	}
 	d.waits, d.good = false, true
-	if len(items) >= d.rows {
-		d.rows = min(d.rows+max(d.rows/4, 1), windowRowsMax)
-	}
 	d.b.stats.Batches.Add(1)
 	var bad []queue.Item
 	for i := range items {

@@ -862,3 +862,28 @@ func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 		return w.ended()
 	})
 }
+
+func TestADrainTakesAsMuchAtOnceAsOthersCanBear(t *testing.T) {
+	const short, long = calmTime / 4, 2 * calmTime
+	for _, c := range []struct {
+		rows        int
+		full, share bool
+		took        time.Duration
+		want        int
+	}{
+		{windowRowsCalm, true, true, short, 2 * windowRowsCalm},
+		{windowRowsCalm, false, true, short, windowRowsCalm},       // it may not bear more
+		{windowRowsCalm, true, true, calmTime, windowRowsCalm},     // nor is it to have less
+		{windowRowsCalm, true, true, long, windowRowsCalm},         // a slow disk is not a large batch
+		{4 * windowRowsCalm, true, true, long, 2 * windowRowsCalm}, // nobody is to wait so long
+		{4 * windowRowsCalm, true, false, long, windowRowsMax},     // nobody waits
+		{windowRowsMax, true, true, short, windowRowsMax},
+		{windowRowsMin, true, true, long, 2 * windowRowsMin}, // the trouble is over
+		{windowRowsMin, false, true, long, windowRowsMin},
+		{windowRowsMin, true, true, short, 2 * windowRowsMin},
+	} {
+		if got := nextRows(c.rows, c.full, c.share, c.took); got != c.want {
+			t.Errorf("after %d rows (full %v, others push %v) in %v: %d, not %d", c.rows, c.full, c.share, c.took, got, c.want)
+		}
+	}
+}
