@@ -282,6 +282,15 @@ const (
 	reconnectMax   = 2 * time.Second
 )
 
+// dialAgain makes the next attempt, unless others see to it.
+func (s *Store) dialAgain(now time.Duration) {
+	if wait := s.db.dials.wait(now); wait > 0 {
+		s.dialAt = now + wait
+		return
+	}
+	s.dial(now)
+}
+
 // redial sets the time of the next attempt, or makes it at once.
 func (s *Store) redial(now time.Duration) {
 	if s.attempts == 0 {
@@ -312,6 +321,7 @@ func backoff(attempts int, chance float64) time.Duration {
 func (s *Store) dialEnded() {
 	s.stopDial()
 	s.dialing, s.stopDial = false, nil
+	s.db.dials.end()
 }
 
 // dialFailed takes the failure of an attempt to connect.

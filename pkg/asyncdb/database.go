@@ -31,6 +31,7 @@ type Database struct {
 	// silentAt is when a lane last found its server hung, by the loops' clock.
 	silentAt atomic.Int64
 
+	dials   dials    // of all lanes
 	turns   turns    // of push lanes
 	primary primary  // the server that connections lead to
 	onMoved []func() // who else is to know when it is another

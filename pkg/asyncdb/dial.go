@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,9 +28,45 @@ type link struct {
 func (s *Store) dial(now time.Duration) {
 	s.dialing, s.dialAt = true, now
 	s.attempts++
+	s.db.dials.begin(now)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopDial = cancel
 	s.dialFn(ctx)
+}
+
+// dialEvery is how soon one lane dials again while the attempt of another has no answer
+// yet. A server that hangs keeps all of them, and must see to each when it goes on, dead as
+// it is by then: hundreds cost it seconds in which nobody comes through.
+const dialEvery = time.Second
+
+// dials are the attempts to connect that are under way in a process.
+type dials struct {
+	mu    sync.Mutex
+	n     int
+	begun time.Duration // the last
+}
+
+func (d *dials) begin(now time.Duration) {
+	d.mu.Lock()
+	d.n++
+	d.begun = now
+	d.mu.Unlock()
+}
+
+func (d *dials) end() {
+	d.mu.Lock()
+	d.n--
+	d.mu.Unlock()
+}
+
+// wait is how long a lane that could not connect leaves it to others; 0: it may dial.
+func (d *dials) wait(now time.Duration) time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.n == 0 {
+		return 0
+	}
+	return max(d.begun+dialEvery-now, 0)
 }
 
 // connectAndAttach connects on a goroutine of its own, since looking up names, TLS and

@@ -243,7 +243,7 @@ func (s *Store) tick() {
 	case s.state == idle && !s.inLine && now >= s.heardAt+s.db.config.ProbeAfter:
 		s.probe(now)
 	case s.state == down && !s.dialing && now >= s.dialAt:
-		s.dial(now)
+		s.dialAgain(now)
 	}
 	if s.state == down && s.knownAway(now) {
 		s.giveBack(now)

@@ -579,6 +579,49 @@ func TestReconnectingWaitsLongerEachTime(t *testing.T) {
 	}
 }
 
+// A server that hangs keeps every attempt to connect, and must see to each when it goes on.
+func TestWhileAnAttemptHangsOthersAreMadeNowAndThen(t *testing.T) {
+	a := newRig(t)
+	lanes := []*rig{a}
+	for range 10 {
+		lanes = append(lanes, a.beside())
+	}
+	for _, r := range lanes {
+		r.refuse(errTest)
+	}
+	made := func() (n int) {
+		for _, r := range lanes {
+			n += r.dials
+		}
+		return n
+	}
+	const seconds = 20
+	for ms := range seconds * 1000 {
+		for _, r := range lanes {
+			r.sleep(time.Millisecond)
+		}
+		if most := ms/1000 + 1; made() > most {
+			t.Fatalf("%d attempts hang after %d ms", made(), ms)
+		}
+	}
+	if made() < len(lanes) {
+		t.Errorf("%d of %d lanes have tried", made(), len(lanes))
+	}
+	for _, r := range lanes[1:] {
+		r.dials = 1
+		r.refuse(errTest)
+	}
+	a.dials = 1
+	if a.open(); made() != 0 {
+		t.Fatal("the kit counts wrongly")
+	}
+	for _, r := range lanes[1:] {
+		if r.pass(); r.dials != 1 {
+			t.Error("a lane waits though another has come through")
+		}
+	}
+}
+
 func TestBackoffIsBounded(t *testing.T) {
 	for attempts := 1; attempts < 1000; attempts++ {
 		for _, chance := range []float64{0, 0.5, 0.999} {
