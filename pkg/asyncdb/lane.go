@@ -240,7 +240,7 @@ func (s *Store) tick() {
 		}
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
-	case s.state == idle && !s.inLine && now >= s.heardAt+s.db.config.ProbeAfter:
+	case s.state == idle && !s.inLine && now >= s.probeAt():
 		s.probe(now)
 	case s.state == down && !s.dialing && now >= s.dialAt:
 		s.dialAgain(now)
@@ -261,7 +261,7 @@ func (s *Store) tick() {
 		s.arm(s.restTill)
 	case idle:
 		if !s.inLine { // a lane that is to send something hears of its server soon
-			s.arm(s.heardAt + s.db.config.ProbeAfter)
+			s.arm(s.probeAt())
 		}
 	case down:
 		if !s.dialing {

@@ -228,6 +228,6 @@ func (s *Store) turnTick() {
 	}
 	s.advance(now)
 	if s.state == idle && !s.inLine && !s.closed { // all that waited was given up
-		s.arm(s.heardAt + s.db.config.ProbeAfter)
+		s.arm(s.probeAt())
 	}
 }

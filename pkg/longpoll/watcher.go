@@ -53,7 +53,7 @@ func (w *watcher) tick() {
 		every = tellOftenEvery
 	}
 	b.mu.Unlock()
-	if !w.asking && (w.toldAt == 0 || now-w.toldAt >= every) {
+	if !w.asking && (w.toldAt == 0 || now-w.toldAt > every-sliceEvery/2) {
 		w.tell(now)
 	}
 	if !w.slicing && !w.failing {
@@ -63,7 +63,8 @@ func (w *watcher) tick() {
 	if w.onward || w.slicing {
 		every = sliceEvery
 	}
-	s.sv.After(every, w.tickFn)
+	// It is woken at round times, with all that is done at such.
+	s.sv.After((now+every+every/2).Truncate(every)-now, w.tickFn)
 }
 
 // tell says what there is to say, and hears.
