@@ -78,8 +78,12 @@ func (t *Trial) backlog(ctx context.Context, n int) error {
 
 // buffering waits until pushes are answered that they will be stored later.
 func (t *Trial) buffering(ctx context.Context) error {
-	was := t.load.Buffered()
-	return t.until(ctx, "pushes are buffered", func() (bool, error) { return t.load.Buffered() > was, nil })
+	return t.bufferedSince(ctx, t.load.Buffered())
+}
+
+// bufferedSince waits until more pushes were answered so than there were.
+func (t *Trial) bufferedSince(ctx context.Context, were int64) error {
+	return t.until(ctx, "pushes are buffered", func() (bool, error) { return t.load.Buffered() > were, nil })
 }
 
 // leftovers looks at what a stopped queend has left in its buffer directory: what it could

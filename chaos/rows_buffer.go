@@ -66,10 +66,11 @@ func (t *Trial) fill(ctx context.Context, disk *world.Disk, bound bool) (full sp
 	if bound {
 		t.Faults = "a full buffer"
 	}
+	were := t.load.Buffered() // the disk may be full before PostgreSQL has stopped
 	if err := t.world.Postgres.Stop(); err != nil {
 		return full, err
 	}
-	if err := t.buffering(ctx); err != nil {
+	if err := t.bufferedSince(ctx, were); err != nil {
 		return full, err
 	}
 	c := t.client("fill")
