@@ -104,7 +104,7 @@ func (r *Router) popQuery(x Exchange, p *queue.PopRequest) {
 		p.Batch = max(p.Batch, 1)
 		p.Partitions = min(max(queryInt(x, "partitions", 1), 1), queue.PopPartitionsMax)
 	}
-	p.Wait = queryBool(x, "wait")
+	p.Wait = queryBool(x, "wait") && p.Batch > 0 // nobody waits for nothing
 	p.AutoAck = queryBool(x, "autoAck")
 	timeout := d.Timeout
 	if timeout == 0 {

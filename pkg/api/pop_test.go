@@ -56,6 +56,7 @@ func TestAPopAsksForWhatItsRouteAndQuerySay(t *testing.T) {
 	f("/api/v1/pop/queue/q?batch=0&partitions=0&timeout=-1&subscriptionMode=", "1 queue=q partition= ns= task= group=__QUEUE_MODE__ batch=1 partitions=1 wait=false auto=false timeout=0s")
 	f("/api/v1/pop/queue/q?batch=-5&partitions=-5&subscriptionMode=", "1 queue=q partition= ns= task= "+queueMode)
 	f("/api/v1/pop/queue/q/partition/p?batch=-5&partitions=7&subscriptionMode=", "0 queue=q partition=p ns= task= group=__QUEUE_MODE__ batch=0 partitions=1 wait=false auto=false timeout=30s")
+	f("/api/v1/pop/queue/q/partition/p?batch=0&wait=true&subscriptionMode=", "0 queue=q partition=p ns= task= group=__QUEUE_MODE__ batch=0 partitions=1 wait=false auto=false timeout=30s")
 	f("/api/v1/pop/queue/q?batch=2000000000&partitions=2000000000&subscriptionMode=", "1 queue=q partition= ns= task= group=__QUEUE_MODE__ batch=100000 partitions=1000 wait=false auto=false timeout=30s")
 }
 

@@ -46,8 +46,8 @@ type Config struct {
 	// A connect_timeout in the connection string wins.
 	ConnectTimeout time.Duration // ConnectTimeoutDefault
 
-	// ProbeAfter is how long a lane may be silent before an empty Sync asks whether the
-	// server is still there.
+	// ProbeAfter is how long a lane may be silent, or up to a third less, before an empty
+	// Sync asks whether the server is still there.
 	ProbeAfter time.Duration // ProbeAfterDefault
 
 	// KeepaliveIdle, KeepaliveInterval, KeepaliveCount and UserTimeout are TCP's own guards

@@ -290,10 +290,12 @@ const (
 	reconnectMax   = 2 * time.Second
 )
 
-// dialAgain makes the next attempt, unless others see to it.
+// dialAgain makes the next attempt, unless others see to it. Where there are several hosts
+// an attempt may take long because the first is gone, and come through at the next one: then
+// each lane makes its own.
 func (s *Store) dialAgain(now time.Duration) {
-	if wait := s.db.dials.wait(now); wait > 0 {
-		s.dialAt = now + wait
+	if wait := s.db.dials.wait(now); wait > 0 && !s.db.manyHosts {
+		s.dialAt = now + min(wait, dialLook)
 		return
 	}
 	s.dial(now)

@@ -22,6 +22,8 @@ type Database struct {
 	config Config
 	conn   *pgconn.Config
 
+	manyHosts bool // conn leads to more than one
+
 	// statement gives the SQL of a name.
 	statement func(name string) string
 
@@ -67,6 +69,9 @@ func Open(c Config) (*Database, error) {
 	db := &Database{
 		config: c, conn: conn, statement: schema.Statement,
 		warned: make(map[string]bool), said: make(map[string]bool), since: time.Now(),
+	}
+	for _, f := range conn.Fallbacks { // one without TLS leads to the same host
+		db.manyHosts = db.manyHosts || f.Host != conn.Host || f.Port != conn.Port
 	}
 	return db, nil
 }

@@ -39,6 +39,9 @@ func (s *Store) dial(now time.Duration) {
 // it is by then: hundreds cost it seconds in which nobody comes through.
 const dialEvery = time.Second
 
+// dialLook is how soon a lane that leaves it to others looks again: theirs may have ended.
+const dialLook = 100 * time.Millisecond
+
 // dials are the attempts to connect that are under way in a process.
 type dials struct {
 	mu    sync.Mutex

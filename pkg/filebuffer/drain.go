@@ -20,9 +20,9 @@ const (
 	windowRowsMin  = 10
 	windowBytesMax = 1 << 20
 
-	// While others push, who wait for it, a transaction is to take no longer than calmTime;
-	// for that alone it does not get less than windowRowsCalm, with which it also begins: a
-	// server that has just been started is slow at first.
+	// While others push, who wait for it, a transaction is to take no longer than calmTime
+	// beyond what the shortest took; for that alone it does not get less than windowRowsCalm,
+	// with which it also begins: a server that has just been started is slow at first.
 	calmTime       = 40 * time.Millisecond
 	windowRowsCalm = 200
 
@@ -112,21 +112,23 @@ func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 
 // drainer is the goroutine that delivers.
 type drainer struct {
-	b      *Buffer
-	to     Replay
-	reader *journal.Reader
-	ahead  *journal.Record       // read, and not in a window yet
-	op     queue.Op              // the window
-	last   uint64                // the last record in it
-	rows   int                   // that it may have now
-	ids    map[string]queue.UUID // the last id of each partition in it
-	key    []byte                // scratch
-	done   chan struct{}
-	ends   int    // so many windows in a row have read to the end
-	good   bool   // a batch was stored since the buffer was last empty, and no trouble met since
-	live   uint64 // pushes that had come when the last batch was done
-	waits  bool   // trouble was met and said
-	rate   rate
+	b       *Buffer
+	to      Replay
+	reader  *journal.Reader
+	ahead   *journal.Record       // read, and not in a window yet
+	op      queue.Op              // the window
+	last    uint64                // the last record in it
+	rows    int                   // that it may have now
+	least   time.Duration         // that a batch has taken; 0: none yet
+	ids     map[string]queue.UUID // the last id of each partition in it
+	key     []byte                // scratch
+	done    chan struct{}
+	ends    int    // so many windows in a row have read to the end
+	good    bool   // a batch was stored since the buffer was last empty, and no trouble met since
+	live    uint64 // pushes that had come when the last batch was done
+	waits   bool   // trouble was met and said
+	careful bool   // PostgreSQL has not managed what it was given, in this outage
+	rate    rate
 }
 
 func (b *Buffer) drain(to Replay) {
@@ -163,22 +165,22 @@ func (b *Buffer) drain(to Replay) {
 		if d.good && end && (len(d.op.Items) <= closeRows || d.ends >= closeEnds) {
 			b.close()
 		}
-		began := b.o.Now()
+		began, rows := b.o.Now(), d.rows
 		d.deliver()
-		d.rest(b.o.Now() - began)
+		d.rest(b.o.Now()-began, d.rows < rows)
 	}
 }
 
 // begin begins to count, and to see how much PostgreSQL takes.
 func (d *drainer) begin() {
 	d.rate.begin(d.b)
-	d.rows = windowRowsCalm
+	d.rows, d.least, d.careful = windowRowsCalm, 0, false
 }
 
 // rest leaves room for live pushes: after a batch it does nothing for as long as the batch
 // took, and takes less or more the next time; if any came meanwhile, and nobody is held
-// until it has caught up.
-func (d *drainer) rest(took time.Duration) {
+// until it has caught up. cut: PostgreSQL has not managed as much.
+func (d *drainer) rest(took time.Duration, cut bool) {
 	b := d.b
 	live := b.stats.Buffered.Load()
 	b.mu.Lock()
@@ -188,23 +190,33 @@ func (d *drainer) rest(took time.Duration) {
 	held := b.closing || b.crowded.Load()
 	b.mu.Unlock()
 	share := live != d.live && !held
-	d.rows = nextRows(d.rows, len(d.op.Items) >= d.rows, share, took)
+	if d.least == 0 || took < d.least {
+		d.least = took
+	}
+	switch d.careful = d.careful || cut; {
+	case cut:
+	case len(d.op.Items) >= d.rows:
+		d.rows = nextRows(d.rows, share, d.careful, took-d.least)
+	}
 	if share {
 		b.pause(min(took, restMax))
 	}
 	d.live = live
 }
 
-// nextRows is how many rows a transaction may have after one of rows, or of fewer if that
-// was not full, which took so long; share: others push meanwhile.
-func nextRows(rows int, full, share bool, took time.Duration) int {
+// nextRows is how many rows a transaction may have after one of rows that took so much
+// longer than the shortest: a commit may take long, whatever is in it. share: others push
+// meanwhile. careful: PostgreSQL did not manage as much as it was given, once.
+func nextRows(rows int, share, careful bool, longer time.Duration) int {
 	switch {
-	case share && took > calmTime && rows > windowRowsCalm:
+	case share && longer > calmTime && rows > windowRowsCalm:
 		return max(rows/2, windowRowsCalm)
-	case full && (!share || rows < windowRowsCalm || took < calmTime/2):
-		return min(2*rows, windowRowsMax)
+	case share && longer >= calmTime/2 && rows >= windowRowsCalm:
+		return rows
+	case careful:
+		return min(rows+max(rows/4, 1), windowRowsMax)
 	}
-	return rows
+	return min(2*rows, windowRowsMax)
 }
 
 // drainWaker is readable when there may be something to do, or nothing ever again.

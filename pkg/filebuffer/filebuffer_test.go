@@ -866,24 +866,23 @@ func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 func TestADrainTakesAsMuchAtOnceAsOthersCanBear(t *testing.T) {
 	const short, long = calmTime / 4, 2 * calmTime
 	for _, c := range []struct {
-		rows        int
-		full, share bool
-		took        time.Duration
-		want        int
+		rows           int
+		share, careful bool
+		longer         time.Duration
+		want           int
 	}{
-		{windowRowsCalm, true, true, short, 2 * windowRowsCalm},
-		{windowRowsCalm, false, true, short, windowRowsCalm},       // it may not bear more
-		{windowRowsCalm, true, true, calmTime, windowRowsCalm},     // nor is it to have less
-		{windowRowsCalm, true, true, long, windowRowsCalm},         // a slow disk is not a large batch
-		{4 * windowRowsCalm, true, true, long, 2 * windowRowsCalm}, // nobody is to wait so long
-		{4 * windowRowsCalm, true, false, long, windowRowsMax},     // nobody waits
-		{windowRowsMax, true, true, short, windowRowsMax},
-		{windowRowsMin, true, true, long, 2 * windowRowsMin}, // the trouble is over
-		{windowRowsMin, false, true, long, windowRowsMin},
-		{windowRowsMin, true, true, short, 2 * windowRowsMin},
+		{windowRowsCalm, true, false, short, 2 * windowRowsCalm},
+		{windowRowsCalm, true, false, calmTime, windowRowsCalm},     // nor is it to have less
+		{windowRowsCalm, true, false, long, windowRowsCalm},         // others would gain nothing
+		{4 * windowRowsCalm, true, false, long, 2 * windowRowsCalm}, // nobody is to wait so long
+		{4 * windowRowsCalm, false, false, long, windowRowsMax},     // nobody waits
+		{windowRowsMax, true, false, short, windowRowsMax},
+		{windowRowsMin, true, false, long, 2 * windowRowsMin},
+		{windowRowsCalm, true, true, short, windowRowsCalm * 5 / 4}, // it has been too much before
+		{windowRowsMin, true, true, long, windowRowsMin * 5 / 4},
 	} {
-		if got := nextRows(c.rows, c.full, c.share, c.took); got != c.want {
-			t.Errorf("after %d rows (full %v, others push %v) in %v: %d, not %d", c.rows, c.full, c.share, c.took, got, c.want)
+		if got := nextRows(c.rows, c.share, c.careful, c.longer); got != c.want {
+			t.Errorf("after %d rows (others push %v, careful %v) in %v more: %d, not %d", c.rows, c.share, c.careful, c.longer, got, c.want)
 		}
 	}
 }

@@ -143,6 +143,7 @@ func (b *Board) heard(w *queue.WatchRequest) {
 			}
 			b.changed(t.Queue, t.Partition, name)
 		case everyGroup:
+			delete(b.met, t.Queue)
 			groups := b.byQueue[t.Queue]
 			if *t == everything {
 				groups = slices.Collect(maps.Values(b.groups))

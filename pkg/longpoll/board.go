@@ -24,7 +24,8 @@ type Board struct {
 	byQueue  map[string][]*group
 	filters  map[string]*waiters // by group's name: pops of many queues that wait
 	entries  int
-	turns    uint64
+	turns    uint64 // in which partitions became ready
+	takings  uint64
 	due      dueHeap
 	armedAt  time.Duration // a timer is set for then; 0: none
 	position string        // of the others' changes: all before it was heard
@@ -131,7 +132,8 @@ type entry struct {
 	dirty      bool   // something happened to it meanwhile
 	given      bool   // trying: it was given back meanwhile
 	undue      bool   // timed: it is not leased, its messages may not be delivered yet
-	turn       uint64 // ready: who came first of all; trying: which taking it was
+	turn       uint64 // among all that are ready, who came first
+	taken      uint64 // trying: which taking it was
 	due        time.Duration
 	place      int // in the heap
 	prev, next *entry
@@ -308,16 +310,16 @@ func (b *Board) take(g *group, n int, tries []queue.Try) []queue.Try {
 	for ; n > 0 && g.first != nil; n-- {
 		e := g.first
 		b.unlink(e)
-		b.turns++
-		e.state, e.dirty, e.given, e.turn = trying, false, false, b.turns
-		tries = append(tries, queue.Try{Queue: g.Queue, Partition: e.id, Taken: e.turn})
+		b.takings++
+		e.state, e.dirty, e.given, e.taken = trying, false, false, b.takings
+		tries = append(tries, queue.Try{Queue: g.Queue, Partition: e.id, Taken: e.taken})
 	}
 	return tries
 }
 
 // takenFor says that e is in the hands of whom t was given to.
 func (e *entry) takenFor(t *queue.Try) bool {
-	return e != nil && e.state == trying && e.turn == t.Taken
+	return e != nil && e.state == trying && e.taken == t.Taken
 }
 
 // lockedAfter is how long a partition rests whose row was locked by somebody.
@@ -341,17 +343,25 @@ func (b *Board) resolve(tries []queue.Try, name string, autoAck bool, now time.D
 			b.putBack(e)
 		case e.given:
 			b.makeReady(e) // what was found may be older than that
-		case t.Outcome == queue.Leased, t.Outcome == queue.NotDue:
-			b.wait(e, now+max(t.In, time.Millisecond))
-			e.undue = t.Outcome == queue.NotDue
-		case t.Outcome == queue.Busy:
-			b.wait(e, now+lockedAfter)
+		case t.Outcome == queue.Leased, t.Outcome == queue.NotDue, t.Outcome == queue.Busy:
+			b.rests(e, t, now)
 		case e.dirty || t.More:
 			b.makeReady(e)
 		default: // Drained, Gone, or all was claimed
 			b.remove(e)
 		}
 	}
+}
+
+// rests lets a partition rest that could not be claimed. Nobody has seen that there is
+// nothing for the group: an ack that says so may have looked earlier than a push.
+func (b *Board) rests(e *entry, t *queue.Try, now time.Duration) {
+	in := max(t.In, time.Millisecond)
+	if t.Outcome == queue.Busy {
+		in = lockedAfter
+	}
+	b.wait(e, now+in)
+	e.undue, e.dirty = t.Outcome == queue.NotDue, true
 }
 
 // leased lets a partition rest that was claimed.
@@ -397,16 +407,10 @@ func (b *Board) resolveOne(g *group, t *queue.Try, autoAck, pushed, happened boo
 		} else if e.state != ready || happened {
 			return
 		}
-		if e == nil {
-			return
+		if e != nil { // only when it will be free is of interest
+			b.rests(e, t, now)
 		}
-		if t.Outcome == queue.Busy {
-			t.In = lockedAfter
-		}
-		// Only when it will be free is of interest.
-		b.wait(e, now+max(t.In, time.Millisecond))
-		e.undue = t.Outcome == queue.NotDue
-	default: // Drained, Gone
+	case queue.Drained, queue.Gone:
 		if e != nil && e.state == ready && !happened {
 			b.remove(e)
 		}

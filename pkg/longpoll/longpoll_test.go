@@ -15,7 +15,7 @@ import (
 // Whatever happens in whatever order: when all is at rest, nobody waits for what he could
 // have, and everybody was answered once.
 func TestNobodyWaitsForWhatIsThere(t *testing.T) {
-	for range 30 { // one Check is 100 walks; some orders of events are rare
+	for range 100 { // one Check is 100 walks; some orders of events are rare
 		rapid.Check(t, whatHappens)
 	}
 }
@@ -527,8 +527,7 @@ func TestALeaseThatEndsDuringASweepIsNoLease(t *testing.T) {
 		t.Fatalf("the sweep has not seen the lease: %v", sweep.Watch.Pending)
 	}
 	w.ack(0, 0)
-	w.happen(len(w.sent) - 1)
-	w.answer(len(w.done) - 1)
+	w.last()
 	w.settle()
 	w.pushOp(0, "q", "a")
 	op := pop()
@@ -558,6 +557,14 @@ func (w *world) seen(t *testing.T, wanted func(op *queue.Op) bool) *queue.Op {
 	}
 }
 
+// last has the op happen that was sent last, whatever else is under way, and be answered.
+func (w *world) last() {
+	for n := len(w.done); len(w.done) == n; { // an ack has two steps
+		w.happen(len(w.sent) - 1)
+	}
+	w.answer(len(w.done) - 1)
+}
+
 func isPop(op *queue.Op) bool { return op.Verb == queue.Pop }
 
 // A pop sees a lease (somebody has extended it) that ends before its answer comes.
@@ -581,8 +588,7 @@ func TestALeaseThatEndsDuringAPopIsNoLease(t *testing.T) {
 			t.Fatalf("the pop has not seen the lease: %+v", second.Pop.Tries)
 		}
 		w.ack(0, 0)
-		w.happen(len(w.sent) - 1)
-		w.answer(len(w.done) - 1)
+		w.last()
 		w.settle()
 		w.pushOp(0, "q", "a")
 		w.settle()
@@ -616,12 +622,167 @@ func TestAPushDuringAPopOfOnePartitionIsSeen(t *testing.T) {
 	one := pop(queue.OnePartition)
 	w.seen(t, isPop)
 	w.pushOp(1, "q", "a")
-	w.happen(len(w.sent) - 1)
-	w.answer(len(w.done) - 1)
+	w.last()
 	w.settle()
 	other := pop(queue.OneQueue)
 	w.settle()
 	if one.Pop.Count != 1 || !w.answers[other] || other.Pop.Count != 1 {
 		t.Fatalf("a pop waits for what is there\n%s", w.dump())
+	}
+}
+
+// An ack reads what the group has left and then writes: what it says is older than a push
+// that committed between, and than the pop that this push woke, which saw the lease.
+func TestAnAckThatReadBeforeAPushDoesNotHideIt(t *testing.T) {
+	w := newWorld(1, Limits{})
+	pop := func() *queue.Op { return w.popOp(0, func(p *queue.PopRequest) { p.Wait = true }) }
+	pop()
+	w.settle() // it waits; what it gets comes of another process
+	id := w.push("q", "a")
+	p := w.parts[id]
+	p.lease["g"], p.leaseEnd["g"] = w.now+leaseTime, 1
+	w.leases = append(w.leases, lease{"g", p, p.lease["g"], false})
+	w.ack(0, 0)
+	ack := w.sent[len(w.sent)-1]
+	w.happen(len(w.sent) - 1) // it reads
+	w.sent = w.sent[:len(w.sent)-1]
+	w.pushOp(0, "q", "a")
+	w.settle()
+	w.sent = append(w.sent, ack)
+	w.settle()
+	if !ack.Freed[0].Drained || len(w.leases) != 1 {
+		t.Errorf("the pop waits for what is there\n%s", w.dump())
+	}
+}
+
+// What a pop of many queues took and did not try keeps its age.
+func TestWhatIsGivenBackUntriedIsNotTheYoungest(t *testing.T) {
+	w := newWorld(1, Limits{})
+	pop := func(partitions int) *queue.Op {
+		op := w.popOp(0, func(p *queue.PopRequest) {
+			p.Scope, p.Queue, p.AutoAck, p.Partitions = queue.ManyQueues, nil, true, partitions
+		})
+		w.settle()
+		return op
+	}
+	push := func(q string) { w.pushOp(0, q, "x"); w.settle() }
+	for _, q := range []string{"a", "b", "old"} { // all are known then
+		push(q)
+		pop(1)
+	}
+	push("a")
+	push("old")
+	for i := range 4 {
+		push([]string{"b", "a"}[i%2])
+		for _, try := range pop(2).Pop.Tries {
+			if try.Outcome == queue.Claimed && try.Queue == "old" {
+				return
+			}
+		}
+	}
+	t.Errorf("one that has waited for longest waits on\n%s", w.dump())
+}
+
+// A pop that was given enough before it came to a partition knows nothing of it.
+func TestAPartitionThatWasNotTriedStaysWhereItIs(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.pushOp(0, "q", "b")
+	w.popOp(0, func(p *queue.PopRequest) { p.AutoAck = true })
+	w.settle()
+	w.pushOp(0, "q", "a")
+	w.settle()
+	one := w.popOp(0, func(p *queue.PopRequest) { p.Wait, p.Scope, p.Partition = true, queue.OnePartition, []byte("a") })
+	for range 2 { // it looks twice before it waits
+		w.seen(t, isPop)
+		p, try := &one.Pop, &one.Pop.Tries[0]
+		w.parts[try.Partition].lease["g"] = 0
+		p.Count, p.Claimed, try.Outcome, try.More = 0, 0, queue.NotTried, false
+		w.answer(len(w.done) - 1)
+	}
+	w.stores[0].Cancel(one)
+	other := w.popOp(0, func(p *queue.PopRequest) { p.Wait = true })
+	w.settle()
+	if !w.answers[other] || other.Pop.Count != 1 {
+		t.Errorf("a pop waits for what is there\n%s", w.dump())
+	}
+}
+
+// What another process has taken is on the board as if it were there. Two that wait for it
+// by its name find that out, and do not send each other to look for ever.
+func TestThoseWhoFindNothingDoNotWakeEachOther(t *testing.T) {
+	w := newWorld(2, Limits{})
+	w.popOp(0, func(*queue.PopRequest) {})
+	w.settle()
+	push := w.pushOp(0, "q", "a")
+	w.settle()
+	w.parts[push.Items[0].PartitionID].cursor["g"] = 1
+	for store := range 2 {
+		w.popOp(store, func(p *queue.PopRequest) { p.Wait, p.Scope, p.Partition = true, queue.OnePartition, []byte("a") })
+	}
+	w.settle() // it panics if that does not end
+}
+
+// A lease of another process ends here, while a pop of the partition that has seen it is
+// on its way back.
+func TestALeaseOfAnotherProcessThatEndsDuringAPopIsNoLease(t *testing.T) {
+	w := newWorld(1, Limits{})
+	pop := func(scope queue.PopScope) *queue.Op {
+		return w.popOp(0, func(p *queue.PopRequest) { p.Wait, p.Scope, p.Partition = true, scope, []byte("a") })
+	}
+	w.popOp(0, func(*queue.PopRequest) {})
+	w.settle()
+	p := w.parts[w.push("q", "a")]
+	p.lease["g"], p.leaseEnd["g"] = w.now+leaseTime, 1
+	w.leases = append(w.leases, lease{"g", p, p.lease["g"], false})
+	one := pop(queue.OnePartition)
+	if w.seen(t, isPop); one.Pop.Tries[0].Outcome != queue.Leased {
+		t.Fatalf("it has not seen the lease: %+v", one.Pop.Tries)
+	}
+	w.ack(0, 0)
+	w.last()
+	w.settle()
+	w.stores[0].Cancel(one)
+	w.pushOp(0, "q", "a")
+	other := pop(queue.OneQueue)
+	w.settle()
+	if !w.answers[other] {
+		t.Errorf("a pop waits for what is there\n%s", w.dump())
+	}
+}
+
+// A partition leaves the board and comes back while an answer is on its way that was of its
+// first time there.
+func TestAnOldAnswerIsNotTakenForAnother(t *testing.T) {
+	w := newWorld(2, Limits{})
+	pop := func(set func(p *queue.PopRequest)) *queue.Op {
+		return w.popOp(0, func(p *queue.PopRequest) { p.Wait = true; set(p) })
+	}
+	w.popOp(0, func(*queue.PopRequest) {})
+	w.settle()
+	w.pushOp(0, "q", "a")
+	w.settle()
+	is := func(op *queue.Op) func(*queue.Op) bool { return func(o *queue.Op) bool { return o == op } }
+	answer := func(op *queue.Op) { w.answer(slices.Index(w.done, op)) }
+
+	old := pop(func(*queue.PopRequest) {}) // has taken it, and is late
+	one := pop(func(p *queue.PopRequest) { p.Scope, p.Partition = queue.OnePartition, []byte("a") })
+	w.seen(t, is(one))
+	answer(one)
+	if w.seen(t, is(old)); len(w.leases) != 1 || old.Pop.Tries[0].Outcome != queue.Leased {
+		t.Fatalf("%d leases, %+v", len(w.leases), old.Pop.Tries)
+	}
+	w.ack(0, 0)
+	w.last()
+	for range 2 {
+		w.pushOp(0, "q", "a")
+		w.last()
+	}
+	next := pop(func(p *queue.PopRequest) { p.AutoAck = true })
+	w.seen(t, is(next))
+	answer(old)
+	answer(next)
+	w.settle()
+	if old.Pop.Count+next.Pop.Count != 2 {
+		t.Errorf("a pop waits for what is there: %d and %d\n%s", old.Pop.Count, next.Pop.Count, w.dump())
 	}
 }

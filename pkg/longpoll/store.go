@@ -132,7 +132,7 @@ func (b *Board) meet(q []byte) {
 	if _, met := b.met[string(q)]; met {
 		return
 	}
-	if len(b.met) >= namesMax {
+	if len(b.met) >= metMax {
 		clear(b.met)
 	}
 	b.met[string(q)] = struct{}{}
@@ -141,6 +141,10 @@ func (b *Board) meet(q []byte) {
 		b.wakeAll(list)
 	}
 }
+
+// metMax bounds the queues that are known to have been looked for; beyond it all are
+// looked for once more.
+const metMax = 100_000
 
 func (b *Board) learnFreed(freed []queue.Freed) {
 	for i := range freed {

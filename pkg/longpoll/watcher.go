@@ -53,7 +53,7 @@ func (w *watcher) tick() {
 		every = tellOftenEvery
 	}
 	b.mu.Unlock()
-	if !w.asking && (w.toldAt == 0 || now-w.toldAt > every-sliceEvery/2) {
+	if !w.asking && (w.toldAt == 0 || now-w.toldAt > every*3/5) {
 		w.tell(now)
 	}
 	if !w.slicing && !w.failing {

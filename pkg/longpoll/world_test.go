@@ -54,6 +54,7 @@ type lease struct {
 	group string
 	part  *part
 	until time.Duration
+	read  bool // its ack has read the partition, and not written yet
 }
 
 const leaseTime = 30 * time.Second
@@ -106,7 +107,15 @@ func (w *world) happen(i int) {
 		for j := range op.Freed {
 			f := &op.Freed[j]
 			p := w.parts[f.Partition]
-			if p.lease[f.Group] != w.acks[op].until {
+			a, ends := w.acks[op] // else it gives it back
+			if ends && !a.read {  // what it says of the partition is what it read
+				a.read, f.Drained = true, max(p.cursor[f.Group], p.leaseEnd[f.Group]) >= p.head
+				w.acks[op] = a
+				w.done = w.done[:len(w.done)-1]
+				w.sent = append(w.sent, op)
+				return
+			}
+			if ends && p.lease[f.Group] != a.until {
 				op.Freed = nil // it has ended, and may be another's now
 				break
 			}
@@ -114,7 +123,6 @@ func (w *world) happen(i int) {
 				p.cursor[f.Group] = max(p.cursor[f.Group], p.leaseEnd[f.Group])
 			}
 			p.lease[f.Group] = 0
-			f.Drained = p.cursor[f.Group] >= p.head
 		}
 	case queue.Watch:
 		w.watch(&op.Watch)
@@ -243,7 +251,7 @@ func (w *world) answered(op *queue.Op) {
 	for _, t := range op.Pop.Tries {
 		if t.Outcome == queue.Claimed {
 			p := w.parts[t.Partition]
-			w.leases = append(w.leases, lease{string(op.Pop.Group), p, p.lease[string(op.Pop.Group)]})
+			w.leases = append(w.leases, lease{string(op.Pop.Group), p, p.lease[string(op.Pop.Group)], false})
 		}
 	}
 }
