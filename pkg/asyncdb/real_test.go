@@ -601,9 +601,10 @@ func severalHosts(t *testing.T, one *postgres.Server) {
 			continue
 		}
 		// The roles change. A session that is open learns of its new role by the error of a
-		// statement (25006); what was pushed then is stored by the other server.
-		readOnly(two, "on")
+		// statement (25006); what was pushed then is stored by the other server. One of them
+		// can be written to all the time: else a probe may find that nobody can.
 		readOnly(one, "off")
+		readOnly(two, "on")
 		before = [2]string{count(one), count(two)}
 		s.pusher(0).push("q/p/2" + attrs).is("queued")
 		if got := [2]string{count(one), count(two)}; got[0] == before[0] || got[1] != before[1] {
