@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -173,6 +176,19 @@ func readBody(x Exchange, required bool) (fields, error) {
 		return nil, &refusal{400, `Invalid JSON: a string holds half of a surrogate pair (\ud800 to \udfff alone), which is no character`}
 	}
 	return all, nil
+}
+
+// only refuses a body that is no object, or that has other names than these.
+func (f fields) only(x Exchange, names []string) error {
+	if body := bytes.TrimSpace(x.Request().Body); len(body) > 0 && body[0] != '{' {
+		return &refusal{400, "the body must be a JSON object"}
+	}
+	for _, name := range slices.Sorted(maps.Keys(f)) {
+		if !slices.Contains(names, name) {
+			return &refusal{400, fmt.Sprintf("%q is not known here: the body may have %s", name, strings.Join(names, ", "))}
+		}
+	}
+	return nil
 }
 
 // has says whether a member is there and is not null.

@@ -138,8 +138,8 @@ func TestAMessageIsMovedToTheDeadLettersWithoutSkippingOthers(t *testing.T) {
 		w.cursors(p, "__QUEUE_MODE__|b|2", "g|-|4")
 		w.dense()
 		// The first of a group that has a row and read nothing.
-		w.push("q", "first", "a", "b")
-		p = w.partition("q", "first")
+		w.push("f", "first", "a", "b")
+		p = w.partition("f", "first")
 		w.lease(p, queueMode)
 		moved(p, "a", "", queueMode)
 		w.cursors(p, "__QUEUE_MODE__|a|1")
@@ -152,6 +152,34 @@ func TestAMessageIsMovedToTheDeadLettersWithoutSkippingOthers(t *testing.T) {
 		there(p, "b")
 		w.says("POST", "/api/v1/messages/"+p+"/b/dlq", `{"consumerGroup":"new"}`, 409, `{"error":"it is not the next message of this group, and another group has not read it yet: nothing was changed"}`)
 	})
+}
+
+// A group may be known in a queue and not have come to a partition yet: it still has to
+// read what is there.
+func TestBuryingTakesNothingFromAGroupThatHasNotComeYet(t *testing.T) {
+	w := onFresh(t)
+	refused := func(p string) {
+		t.Helper()
+		w.says("POST", "/api/v1/messages/"+p+"/b/dlq", `{"consumerGroup":"g"}`, 409, `{"error":"it is not the next message of this group, and another group has not read it yet: nothing was changed"}`)
+	}
+	w.push("q", "old", "a")
+	w.consume(w.partition("q", "old"), "other", "a")
+	w.push("q", "new", "a", "b")
+	p := w.partition("q", "new")
+	refused(p)
+	w.consume(p, "other", "b")
+	w.says("POST", "/api/v1/messages/"+p+"/b/dlq", `{"consumerGroup":"g"}`, 200, `{"consumerGroup":"g","message":"Message moved to the dead letter queue","partitionId":"U","success":true,"transactionId":"b"}`)
+
+	for _, row := range []string{`'stored', 'r', '', ''`, `'stored', '', 'n', ''`, `'stored', '', '', ''`} {
+		w.sql(`DELETE FROM queen.queues`)
+		w.sql(`DELETE FROM queen.consumer_groups_metadata`)
+		w.push("r", "p", "a", "b")
+		w.sql(`UPDATE queen.queues SET namespace = 'n'`)
+		w.sql(`INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, namespace, task, subscription_mode, subscription_timestamp) VALUES (` + row + `, 'new', now())`)
+		refused(w.partition("r", "p"))
+	}
+	w.sql(`UPDATE queen.consumer_groups_metadata SET namespace = 'another'`)
+	w.says("POST", "/api/v1/messages/"+w.partition("r", "p")+"/b/dlq", `{"consumerGroup":"g"}`, 200, `{"consumerGroup":"g","message":"Message moved to the dead letter queue","partitionId":"U","success":true,"transactionId":"b"}`)
 }
 
 func TestBuryingMakesSenseOrIsRefused(t *testing.T) {

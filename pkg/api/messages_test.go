@@ -225,8 +225,8 @@ func TestALeaseDoesNotWaitForAMessageThatIsGone(t *testing.T) {
 		w.dense()
 
 		// The same for one that is moved to the dead letters.
-		w.push("q", "r", "a", "b", "c")
-		p = w.partition("q", "r")
+		w.push("r", "r", "a", "b", "c")
+		p = w.partition("r", "r")
 		w.lease(p, queueMode)
 		bury := func(tx string, want string) {
 			t.Helper()

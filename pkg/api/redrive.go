@@ -58,14 +58,20 @@ func (r *Router) retryMessage(x Exchange, p Params) {
 //
 // It is left as it is, and counted as skipped, when the message cannot be put back:
 // there is no copy of it, or its transaction was pushed again meanwhile.
+//
+// A body that is no object, or has a name that is not known, is refused: a filter that was
+// misspelt would put back everything.
 func (r *Router) redrive(x Exchange) {
 	body, err := readBody(x, false)
+	if err == nil {
+		err = body.only(x, append([]string{"limit", "dryRun"}, redriveFilters...))
+	}
 	if err != nil {
 		r.adminFault(x, err)
 		return
 	}
 	var filters []any
-	for _, name := range []string{"queue", "partition", "consumerGroup", "from", "to"} {
+	for _, name := range redriveFilters {
 		value, err := body.optional(name)
 		if err != nil {
 			r.adminFault(x, err)
@@ -99,6 +105,8 @@ func (r *Router) redrive(x Exchange) {
 		return outcome{body: answer.end(), changed: d.queues}, nil
 	})
 }
+
+var redriveFilters = []string{"queue", "partition", "consumerGroup", "from", "to"}
 
 func countRedrive(s Session, filters []any, limit int) (outcome, error) {
 	rows, err := s.Rows("admin_redrive_count", append(filters[:5:5], limitArgument(limit))...)
@@ -283,7 +291,7 @@ func (b *redelivery) store(s Session, jsonb bool) error {
 	b.queue = string(head[0][1])
 	ids := queue.NewIDs(func() int64 { return time.Now().UnixMilli() })
 	var moved, restored struct{ keys, ids, ranks []string }
-	var old, transactions []string
+	var old []string
 	for i, m := range b.messages {
 		m.newID = ids.Next().String()
 		to, key := &moved, m.transaction
@@ -291,7 +299,7 @@ func (b *redelivery) store(s Session, jsonb bool) error {
 			to, key = &restored, m.letter
 		}
 		to.keys, to.ids, to.ranks = append(to.keys, key), append(to.ids, m.newID), append(to.ranks, strconv.Itoa(i+1))
-		old, transactions = append(old, m.id), append(transactions, m.transaction)
+		old = append(old, m.id)
 	}
 	if len(restored.ids) > 0 {
 		name := "admin_redrive_restore"
@@ -304,7 +312,7 @@ func (b *redelivery) store(s Session, jsonb bool) error {
 	}
 	// The dead letters go after their copies are used, and before a message moves: where
 	// Queen's foreign key is left, they refer to its old id.
-	if _, err := s.Rows("admin_redrive_done", b.partition, transactions, old); err != nil {
+	if _, err := s.Rows("admin_redrive_done", b.partition, old); err != nil {
 		return err
 	}
 	if len(moved.ids) > 0 {

@@ -204,11 +204,28 @@ func TestWhatCannotBePutBackStaysADeadLetter(t *testing.T) {
 		w.order(p, "a c")
 		w.holds(`SELECT coalesce(transaction_id, '-') FROM queen.dead_letter_queue ORDER BY 1`, "-", "a")
 		w.says("POST", "/api/v1/dlq/redrive", `{}`, 200, `{"count":0,"dryRun":false,"more":false,"skipped":2}`)
-		// Asked for by name, the message that is there goes back, and all letters of its transaction go.
+		// Asked for by name, the message that is there goes back; the letter of the other one, which has the only copy, stays.
 		w.says("POST", "/api/v1/messages/"+p+"/a/retry", "", 200, `{"message":"Message is delivered again","messageId":"U","partitionId":"U","success":true,"transactionId":"a"}`)
 		w.order(p, "c a")
-		w.holds(`SELECT coalesce(transaction_id, '-') FROM queen.dead_letter_queue`, "-")
+		w.holds(`SELECT coalesce(transaction_id, '-') FROM queen.dead_letter_queue ORDER BY 1`, "-", "a")
 	})
+}
+
+// A transaction id that was used again after its message had gone has two letters, and each
+// has the only copy of something.
+func TestALetterOfAnEarlierMessageOfItsTransactionStays(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p", "a")
+	p := w.partition("q", "p")
+	w.bury(p, "g", "a")
+	w.sql(`DELETE FROM queen.messages WHERE partition_id = $1`, p)
+	w.sql(`INSERT INTO queen.message_holes VALUES ($1, 1)`, p)
+	first := w.one(`SELECT message_id FROM queen.dead_letter_queue`)
+	w.push("q", "p", "a")
+	w.bury(p, "g", "a")
+	w.says("POST", "/api/v1/dlq/redrive", `{}`, 200, `{"count":1,"dryRun":false,"more":false,"skipped":1}`)
+	w.order(p, "a")
+	w.holds(`SELECT message_id FROM queen.dead_letter_queue`, first)
 }
 
 func TestQueensDeadLettersAreRedriven(t *testing.T) {
@@ -248,6 +265,10 @@ func TestARedriveMakesSenseOrIsRefused(t *testing.T) {
 	f(`{"limit":-1}`, "limit must be a whole number")
 	f(`{"limit":1.5}`, "limit must be a whole number")
 	f(`{"dryRun":"yes"}`, "dryRun must be true or false")
+	f(`[]`, "the body must be a JSON object")
+	f(`null`, "the body must be a JSON object")
+	f(`"{\"dryRun\":true}"`, "the body must be a JSON object")
+	f(`{"dryrun":true}`, `\"dryrun\" is not known here: the body may have limit, dryRun, queue, partition, consumerGroup, from, to`)
 	f(`{"from":"x"}`, `invalid input syntax for type timestamp with time zone: \"x\"`)
 	f(`{"dryRun":true,"from":"x"}`, `invalid input syntax for type timestamp with time zone: \"x\"`)
 }

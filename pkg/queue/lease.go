@@ -24,7 +24,7 @@ const (
 // empty.
 func DecodeExtend(op *Op, id, body []byte, c *Config) Fault {
 	var d ackDecoder
-	if len(body) == 0 {
+	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}
 	if f := d.begin(op, body, c, Extend); f.Code != OK {
@@ -45,7 +45,7 @@ func DecodeExtend(op *Op, id, body []byte, c *Config) Fault {
 		return Fault{Invalid, "the body must be a JSON object"}
 	}
 	op.Lease.Seconds = LeaseSecondsDefault
-	if seconds.kind != absent {
+	if seconds.kind != absent && seconds.text[0] != 'n' { // null
 		if c := seconds.text[0]; c != '-' && c-'0' >= 10 {
 			return Fault{Invalid, "seconds must be a number"}
 		}
