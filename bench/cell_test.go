@@ -12,9 +12,6 @@ import (
 // Every mode on queend, and the floor, for a moment each: what was answered is stored
 // and what was stored is delivered, once.
 func TestEveryModeIsVerified(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it builds queend")
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	w, err := newWorld(ctx, common{dir: os.TempDir()})

@@ -103,10 +103,7 @@ func newStage(t *testing.T, connString string, loops int, change ...func(*Config
 		postgrestest.NoGoroutines(t, leftBefore,
 			goleak.IgnoreTopFunction("github.com/panjf2000/ants/v2.(*poolCommon).purgeStaleWorkers"),
 			goleak.IgnoreTopFunction("github.com/panjf2000/ants/v2.(*poolCommon).ticktock"),
-			goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*goWorker).run.func1"),
-			// Connections of the test's own may be open still, and pgconn reads ahead on
-			// one after a slow write. (A lane's is never handed over in that state.)
-			goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn/internal/bgreader.(*BGReader).bgRead"))
+			goleak.IgnoreAnyFunction("github.com/panjf2000/ants/v2.(*goWorker).run.func1"))
 	})
 	return s
 }

@@ -13,6 +13,10 @@ import (
 // connection that it has given up in a goroutine of its own, which may take 15 s.
 const goroutinesEnd = 2 * time.Minute
 
+// readsAhead is pgconn after a slow write: a goroutine that ends with the next answer, or
+// with its connection, and the connection may be the test's own and open still.
+var readsAhead = goleak.IgnoreAnyFunction("github.com/jackc/pgx/v5/pgconn/internal/bgreader.(*BGReader).bgRead")
+
 // Main is TestMain of a room that talks to PostgreSQL: it runs the tests and fails when
 // they pass and leave a goroutine.
 func Main(m *testing.M, options ...goleak.Option) {
@@ -26,9 +30,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 	os.Exit(code)
 }
 
-// NoGoroutines fails t when goroutines are left. Connections of pgx must be closed by
-// then, or have been there before and be among the options: after a slow write pgconn
-// reads ahead in a goroutine, which ends with the next answer or with the connection.
+// NoGoroutines fails t when goroutines are left.
 func NoGoroutines(t testing.TB, options ...goleak.Option) {
 	t.Helper()
 	if err := leaked(options); err != nil {
@@ -37,6 +39,7 @@ func NoGoroutines(t testing.TB, options ...goleak.Option) {
 }
 
 func leaked(options []goleak.Option) error {
+	options = append(options, readsAhead)
 	limit := time.Now().Add(goroutinesEnd)
 	for {
 		err := goleak.Find(options...)
