@@ -193,9 +193,8 @@ func (d *drainer) rest(took time.Duration, cut bool) {
 	if d.least == 0 || took < d.least {
 		d.least = took
 	}
-	switch d.careful = d.careful || cut; {
-	case cut:
-	case len(d.op.Items) >= d.rows:
+	d.careful = d.careful || cut
+	if !cut && len(d.op.Items) >= d.rows {
 		d.rows = nextRows(d.rows, share, d.careful, took-d.least)
 	}
 	if share {

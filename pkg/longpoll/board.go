@@ -398,16 +398,14 @@ func (b *Board) resolveOne(g *group, t *queue.Try, autoAck, pushed, happened boo
 			b.remove(e)
 		}
 	case queue.Leased, queue.NotDue, queue.Busy:
-		if e == nil && happened {
+		switch { // only when it will be free is of interest
+		case e == nil && happened:
 			b.enter(g, t.Partition)
-			return
-		}
-		if e == nil {
-			e = b.enterTrying(g, t.Partition)
-		} else if e.state != ready || happened {
-			return
-		}
-		if e != nil { // only when it will be free is of interest
+		case e == nil:
+			if e = b.enterTrying(g, t.Partition); e != nil {
+				b.rests(e, t, now)
+			}
+		case e.state == ready && !happened:
 			b.rests(e, t, now)
 		}
 	case queue.Drained, queue.Gone:
