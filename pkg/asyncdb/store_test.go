@@ -622,6 +622,36 @@ func TestWhileAnAttemptHangsOthersAreMadeNowAndThen(t *testing.T) {
 	}
 }
 
+// Those that leave it to an attempt see soon that it has ended; and where a host may be gone
+// while the next one is there, nobody leaves it to others.
+func TestAnAttemptIsLeftToOthersOnlyWhileItLasts(t *testing.T) {
+	for hosts, want := range map[string]int{"127.0.0.1": 0, "127.0.0.1,127.0.0.2": 1} {
+		a := newRig(t, func(c *Config) { c.ConnString = "host=" + hosts + " user=u dbname=d sslmode=disable" })
+		b := a.beside()
+		a.refuse(errTest)
+		b.refuse(errTest)
+		for a.dials == 0 {
+			a.sleep(time.Millisecond)
+		}
+		b.sleep(a.now - b.now + reconnectFirst)
+		if b.dials != want {
+			t.Errorf("%s: %d attempts beside one that hangs, not %d", hosts, b.dials, want)
+		}
+		a.refuse(errTest)
+		if b.sleep(dialLook); b.dials != 1 {
+			t.Errorf("%s: %d attempts when the other has ended", hosts, b.dials)
+		}
+	}
+}
+
+func TestIdleLanesAskTogether(t *testing.T) {
+	a, b := twoLanes(t)
+	a.store.heardAt, b.store.heardAt = time.Hour, time.Hour+ProbeAfterDefault/4
+	if x, y := a.store.probeAt(), b.store.probeAt(); x != y || x > a.store.heardAt+ProbeAfterDefault || y <= b.store.heardAt {
+		t.Errorf("they ask after %v and %v", x-time.Hour, y-time.Hour)
+	}
+}
+
 func TestBackoffIsBounded(t *testing.T) {
 	for attempts := 1; attempts < 1000; attempts++ {
 		for _, chance := range []float64{0, 0.5, 0.999} {

@@ -886,3 +886,27 @@ func TestADrainTakesAsMuchAtOnceAsOthersCanBear(t *testing.T) {
 		}
 	}
 }
+
+// What was halved because PostgreSQL did not manage it is not doubled by the same batch, and
+// grows slowly from there.
+func TestADrainThatWasTooMuchGrowsSlowly(t *testing.T) {
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return time.Hour }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	d := &drainer{b: b}
+	d.begin()
+	d.op.Items = make([]queue.Item, windowRowsCalm)
+	d.rows = windowRowsCalm / 2 // deliver has halved it
+	if d.rest(10*time.Second, true); d.rows != windowRowsCalm/2 {
+		t.Errorf("%d rows after trouble", d.rows)
+	}
+	d.op.Items = d.op.Items[:d.rows]
+	if d.rest(time.Millisecond, false); d.rows != windowRowsCalm/2*5/4 {
+		t.Errorf("%d rows after a good one", d.rows)
+	}
+	if d.begin(); d.rows != windowRowsCalm || d.careful {
+		t.Error("another outage remembers it")
+	}
+}

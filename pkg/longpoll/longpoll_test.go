@@ -786,3 +786,16 @@ func TestAnOldAnswerIsNotTakenForAnother(t *testing.T) {
 		t.Errorf("a pop waits for what is there: %d and %d\n%s", old.Pop.Count, next.Pop.Count, w.dump())
 	}
 }
+
+func TestTheWatcherIsWokenAtRoundTimes(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.now += 123 * time.Millisecond
+	w.settle()
+	for range 3 {
+		if len(w.timers) != 1 || w.timers[0].at%tellEvery != 0 {
+			t.Fatalf("timers: %v", w.timers)
+		}
+		w.now = w.timers[0].at
+		w.settle()
+	}
+}

@@ -53,6 +53,7 @@ func (w *watcher) tick() {
 		every = tellOftenEvery
 	}
 	b.mu.Unlock()
+	// A tick that was late is nearer to the next than every.
 	if !w.asking && (w.toldAt == 0 || now-w.toldAt > every*3/5) {
 		w.tell(now)
 	}
