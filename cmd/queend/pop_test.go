@@ -123,6 +123,28 @@ func TestAPopRightAfterAPushSeesIt(t *testing.T) {
 	sound(t, db)
 }
 
+// A group that wants what is new of a namespace has all that comes into it, also into queues
+// that nobody knew when it asked first.
+func TestANewGroupHasWhatComesIntoQueuesThatAreNotThereYet(t *testing.T) {
+	db := postgrestest.Database(t)
+	a := start(t, "DATABASE_URL="+db, "NUM_WORKERS=2")
+	a.put(t, `{"queue":"ns.before"}`)
+	for _, path := range []string{"?namespace=ns", "?task=later", "?namespace=ns&task=later", "?"} {
+		path += "&subscriptionMode=new&batch=9&consumerGroup=" + url.QueryEscape(path)
+		if got := a.pop(path); len(got.Messages) != 0 {
+			t.Fatalf("%s: %s", path, got.text)
+		}
+	}
+	a.put(t, `{"queue":"ns.later"}`)
+	for _, path := range []string{"?namespace=ns", "?task=later", "?namespace=ns&task=later", "?"} {
+		path += "&subscriptionMode=new&batch=9&consumerGroup=" + url.QueryEscape(path)
+		if got := a.pop(path); len(got.Messages) != 1 {
+			t.Errorf("%s: %s", path, got.text)
+		}
+	}
+	sound(t, db)
+}
+
 func TestAParkedPopIsWoken(t *testing.T) {
 	db := postgrestest.Database(t)
 	a := start(t, "DATABASE_URL="+db, "NUM_WORKERS=2")

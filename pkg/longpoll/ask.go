@@ -268,7 +268,10 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 		b.mu.Unlock()
 		b.active.Store(true)
 		s.ask(func(ask *queue.Op) {
-			ask.Watch.Kind, ask.Watch.Namespace, ask.Watch.Task = queue.WatchQueues, op.Pop.Namespace, op.Pop.Task
+			// Where the group begins is written down now, also for queues that are to come.
+			w := &ask.Watch
+			w.Kind, w.Group.Name, w.Subscription = queue.WatchQueues, string(op.Pop.Group), op.Pop.Subscription
+			w.Namespace, w.Task = op.Pop.Namespace, op.Pop.Task
 		}, func(ask *queue.Op) {
 			if ask.Fault.Code != queue.OK {
 				s.failed(c, ask.Fault)

@@ -43,7 +43,7 @@ type PopBatch struct {
 	tries   []popTry
 	absent  []popLease // cursors to make before the next claim
 	undo    []popLease // leases of pops that ended meanwhile
-	subs    []popBeginning
+	subs    []groupStart
 	settled map[string]struct{} // beginnings that are written down, by their keys
 	opened  int64               // cursors made since the last analyze
 	next    int64               // and at so many it is time for another one

@@ -40,9 +40,9 @@ func TestAPopsNamesAreCopiedAndChecked(t *testing.T) {
 func TestATimeThatWasNeverSetIsBeforeAllMessages(t *testing.T) {
 	f := func(from string) {
 		t.Helper()
-		s := ParseSubscription("", from)
-		if mode, at := s.row(); mode != "timestamp" || at.IsZero() || at.Year() != 1 {
-			t.Errorf("%q: %q %v", from, mode, at)
+		var s groupStart
+		if s.from(ParseSubscription("", from)); s.mode != "timestamp" || s.at.IsZero() || s.at.Year() != 1 {
+			t.Errorf("%q: %q %v", from, s.mode, s.at)
 		}
 	}
 	f(time.Time{}.Format(time.RFC3339))

@@ -512,7 +512,82 @@ func TestAGroupsBeginningIsWrittenBeforeThereIsAnything(t *testing.T) {
 		p.expectPop(op, "a1 claimed")
 	}
 	p.expectPop(many(as("i"), subscribeNew), "drained")
-	expect(t, p.db, `SELECT consumer_group, queue_name, namespace, task FROM queen.consumer_groups_metadata ORDER BY 1`, "g|q||", "h|||jobs", "i|q||")
+	expect(t, p.db, `SELECT consumer_group, queue_name, partition_name, namespace, task FROM queen.consumer_groups_metadata ORDER BY 1`, "g|q|||", "h||||jobs", "i||*|*|*")
+}
+
+// What a group is told once is good for all that belongs to it: a later and narrower
+// beginning is not written.
+func TestABeginningIsTakenFromWhereTheGroupBegan(t *testing.T) {
+	p := fresh(t)
+	meta := func(want ...string) {
+		t.Helper()
+		expect(t, p.db, `SELECT queue_name, partition_name, namespace, task, subscription_mode, rank() OVER (ORDER BY subscription_timestamp)
+			FROM queen.consumer_groups_metadata ORDER BY created_at, queue_name`, want...)
+		query(t, p.db, `DELETE FROM queen.consumer_groups_metadata`)
+	}
+	// The queue's is as good for a partition.
+	p.expectPop(p.any("q", "", as("g"), subscribeNew), "")
+	p.push("q", "a", 1, 1)
+	p.expectPop(of("q", "a", as("g"), subscribeNew, batchOf(9)), "a1 claimed")
+	meta("q||||new|1")
+
+	// Queues of a namespace, of a task, or all of them, that come later.
+	watch := newRunner(t, p.db)
+	f := func(queue, namespace, task string, want ...string) {
+		t.Helper()
+		ask := func(w WatchRequest) []string {
+			t.Helper()
+			w.Group.Name, w.Subscription = "g", Subscription{Mode: SubscribeNew}
+			op := &Op{Verb: Watch, Watch: w, Done: ignored{}}
+			watch.run(NewWatchBatch(), op)
+			if op.Fault.Code != OK {
+				t.Fatal(op.Fault)
+			}
+			return op.Watch.Queues
+		}
+		many := WatchRequest{Kind: WatchQueues}
+		if namespace != "" {
+			many.Namespace = []byte(namespace)
+		}
+		if task != "" {
+			many.Task = []byte(task)
+		}
+		ask(many)
+		p.push(queue, "a", 1, 1)
+		if got := ask(many); !slices.Contains(got, queue) {
+			t.Fatalf("of %s and %s are %q", namespace, task, got)
+		}
+		p.push("other."+queue, "a", 1, 1)
+		sweep := WatchRequest{Kind: WatchSweep, Partitions: 9}
+		sweep.Group.Queue = queue
+		ask(sweep)
+		sweep.Group.Queue = "other." + queue
+		if namespace+task != "" {
+			ask(sweep) // not of this namespace: it begins now
+			p.expectPop(p.any("other."+queue, "a", as("g"), batchOf(9)), "drained")
+		}
+		p.expectPop(p.any(queue, "a", as("g"), batchOf(9)), "a1 claimed")
+		meta(want...)
+	}
+	f("n.t.1", "n", "", "||n||new|1", "n.t.1||||new|1", "other.n.t.1||||new|3")
+	f("n.t.2", "", "t", "|||t|new|1", "n.t.2||||new|1", "other.n.t.2||||new|3")
+	f("n.t.3", "n", "t", "||n|t|new|1", "n.t.3||||new|1", "other.n.t.3||||new|3")
+	f("n.t.4", "", "", "|*|*|*|new|1", "n.t.4||||new|1")
+}
+
+// What belongs to the queue without a name is not told apart from what belongs to many
+// queues by its name alone.
+func TestTheQueueWithoutANameHasABeginningOfItsOwn(t *testing.T) {
+	p := fresh(t)
+	p.push("", "*", 1, 2)
+	query(t, p.db, `INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, namespace, task, subscription_mode, subscription_timestamp)
+		VALUES ('g', '', '', 'elsewhere', '', 'new', clock_timestamp())`)
+	op := &Op{Verb: Watch, Done: ignored{}, Watch: WatchRequest{Kind: WatchSweep, Partitions: 9}}
+	op.Watch.Group.Name = "g"
+	if newRunner(t, p.db).run(NewWatchBatch(), op); len(op.Watch.Pending) != 1 {
+		t.Error(op.Fault, op.Watch.Pending)
+	}
+	p.expectPop(p.any("", "*", as("g"), batchOf(9)), "*1 *2 claimed")
 }
 
 func TestWhatIsNotDueIsNotDelivered(t *testing.T) {

@@ -6,17 +6,37 @@ import (
 	"time"
 )
 
-// popBeginning is where a group begins in a queue, or in one of its partitions, or in the
+// groupStart is where a group begins in a queue, or in one of its partitions, or in the
 // queues of a namespace and a task, as it is to be written down.
-type popBeginning struct {
+type groupStart struct {
 	group, queue, partition, namespace, task string
 	mode                                     string
 	at                                       time.Time // zero: now
 }
 
-func (s *popBeginning) key() string {
+func (s *groupStart) key() string {
 	// No name holds a NUL.
 	return s.group + "\x00" + s.queue + "\x00" + s.partition + "\x00" + s.namespace + "\x00" + s.task
+}
+
+// from says where a subscription begins. false: at the beginning, which is not written down.
+func (s *groupStart) from(sub Subscription) bool {
+	switch sub.Mode {
+	case SubscribeNew:
+		s.mode = "new"
+	case SubscribeAt:
+		s.mode, s.at = "timestamp", sub.At
+	}
+	return s.mode != ""
+}
+
+// inMany makes s the beginning in the queues of a namespace and a task, which may be none
+// yet. Empty is any; all queues have a form of their own, since without a name it would be
+// the beginning in the queue whose name is empty.
+func (s *groupStart) inMany(namespace, task []byte) {
+	if s.namespace, s.task = string(namespace), string(task); s.namespace+s.task == "" {
+		s.partition, s.namespace, s.task = "*", "*", "*"
+	}
 }
 
 // partitions is how many partitions a pop may claim.
@@ -43,27 +63,24 @@ func (b *PopBatch) begins(i int) bool {
 		return false
 	}
 	from := len(b.subs)
-	add := func(queue, partition, namespace, task string) {
-		sub := popBeginning{string(p.Group), queue, partition, namespace, task, "new", time.Time{}}
-		if p.Subscription.Mode == SubscribeAt {
-			sub.mode, sub.at = "timestamp", p.Subscription.At
-		}
+	add := func(sub groupStart) {
+		sub.group = string(p.Group)
+		sub.from(p.Subscription)
 		if _, known := b.settled[sub.key()]; !known || s.subscribe {
 			b.subs = append(b.subs, sub)
 		}
 	}
 	switch p.Scope {
 	case OnePartition:
-		add(string(p.Queue), string(p.Partition), "", "")
+		add(groupStart{queue: string(p.Queue), partition: string(p.Partition)})
 	case OneQueue:
-		add(string(p.Queue), "", "", "")
+		add(groupStart{queue: string(p.Queue)})
 	case ManyQueues:
-		// Without both it would be the beginning in the queue whose name is empty.
-		if len(p.Namespace)+len(p.Task) > 0 {
-			add("", "", string(p.Namespace), string(p.Task))
-		}
+		var many groupStart
+		many.inMany(p.Namespace, p.Task)
+		add(many)
 		for _, queue := range s.queues {
-			add(queue, "", "", "")
+			add(groupStart{queue: queue})
 		}
 	}
 	return len(b.subs) > from
@@ -71,7 +88,7 @@ func (b *PopBatch) begins(i int) bool {
 
 // written remembers that a beginning is written down. If somebody deletes it, a claim
 // that misses it says so.
-func (b *PopBatch) written(s *popBeginning) {
+func (b *PopBatch) written(s *groupStart) {
 	if len(b.settled) >= settledMax {
 		clear(b.settled)
 	}
@@ -146,35 +163,41 @@ func (b *PopBatch) statement(name string, unnamed bool, bufs ...int) {
 }
 
 func (b *PopBatch) appendSubscribe() {
-	n := len(b.subs)
-	text := func(i int, of func(*popBeginning) string) {
-		b.buf[i] = array(b.buf[i][:0], oidText, n, false)
-		for j := range b.subs {
-			b.buf[i] = element(b.buf[i], of(&b.subs[j]))
-		}
-	}
-	text(subGroups, func(s *popBeginning) string { return s.group })
-	text(subQueues, func(s *popBeginning) string { return s.queue })
-	text(subPartitions, func(s *popBeginning) string { return s.partition })
-	text(subNamespaces, func(s *popBeginning) string { return s.namespace })
-	text(subTasks, func(s *popBeginning) string { return s.task })
-	text(subModes, func(s *popBeginning) string { return s.mode })
-	const oidTime = 1184 // timestamptz
-	times := array(b.buf[subTimes][:0], oidTime, n, true)
-	for j := range b.subs {
-		if at := b.subs[j].at; at.IsZero() {
-			times = nullElement(times)
-		} else {
-			times = binary.BigEndian.AppendUint32(times, 8)
-			times = binary.BigEndian.AppendUint64(times, uint64(at.UnixMicro()-microsAt2000))
-		}
-	}
-	b.buf[subTimes] = times
+	appendStarts(b.buf[subGroups:subTimes+1], b.subs)
 	b.statement("pop_subscribe", true, subGroups, subQueues, subPartitions, subNamespaces, subTasks, subModes, subTimes)
 }
 
-// microsAt2000 is where PostgreSQL's timestamps begin, in Unix microseconds.
-const microsAt2000 = 946_684_800_000_000
+// appendStarts puts the params of pop_subscribe into bufs, of which there are as many.
+func appendStarts(bufs [][]byte, subs []groupStart) {
+	n := len(subs)
+	for i, of := range [...]func(*groupStart) string{
+		func(s *groupStart) string { return s.group },
+		func(s *groupStart) string { return s.queue },
+		func(s *groupStart) string { return s.partition },
+		func(s *groupStart) string { return s.namespace },
+		func(s *groupStart) string { return s.task },
+		func(s *groupStart) string { return s.mode },
+	} {
+		bufs[i] = array(bufs[i][:0], oidText, n, false)
+		for j := range subs {
+			bufs[i] = element(bufs[i], of(&subs[j]))
+		}
+	}
+	const oidTime = 1184 // timestamptz
+	times := array(bufs[startParams-1][:0], oidTime, n, true)
+	for j := range subs {
+		if at := subs[j].at; at.IsZero() {
+			times = nullElement(times)
+		} else {
+			times = binary.BigEndian.AppendUint32(times, 8)
+			times = binary.BigEndian.AppendUint64(times, uint64(at.UnixMicro()-epochMicros))
+		}
+	}
+	bufs[startParams-1] = times
+}
+
+// startParams is how many params pop_subscribe has.
+const startParams = 7
 
 // appendLeases appends a statement about cursors: their partitions and groups, and if it
 // wants them their leases.

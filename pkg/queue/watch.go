@@ -32,10 +32,10 @@ type WatchRequest struct {
 	Tidy    bool    // WatchTell: forget what is old
 	Empty   []Group // WatchCheck, WatchTell: where nothing was found
 
-	Group                     // WatchSweep
+	Group                     // WatchSweep; WatchQueues: its Name
 	After        UUID         // WatchSweep: the partitions beyond
 	Partitions   int          // WatchSweep: at most so many of them
-	Subscription Subscription // WatchSweep: where the group begins, if it is new
+	Subscription Subscription // WatchSweep, WatchQueues: where the group begins, if it is new
 	Namespace    []byte       // WatchQueues; nil: any
 	Task         []byte
 

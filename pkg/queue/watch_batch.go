@@ -97,11 +97,12 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 				b.ask(i, flagsRows, "system_state_read")
 			}
 		case WatchSweep:
-			if mode, at := w.Subscription.row(); mode != "" && w.Group.Name != QueueMode {
-				b.ask(i, noRows, "watch_subscribe", b.text(w.Queue), b.text(w.Group.Name), b.text(mode), b.time(at))
-			}
+			b.subscribe(i, w, groupStart{queue: w.Queue})
 			b.ask(i, sweepRows, "watch_sweep", b.text(w.Queue), b.text(w.Group.Name), b.uuid(w.After), b.int4(w.Partitions))
 		case WatchQueues:
+			var many groupStart
+			many.inMany(w.Namespace, w.Task)
+			b.subscribe(i, w, many)
 			b.ask(i, queuesRows, "watch_queues", b.bytesOrNull(w.Namespace), b.bytesOrNull(w.Task), b.int4(QueuesMax))
 		case WatchLeave:
 			b.ask(i, noRows, "watch_leave", b.uuid(w.Process))
@@ -117,7 +118,7 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 }
 
 func (b *WatchBatch) ask(i int, what watchedWhat, name string, params ...[]byte) {
-	b.stmts = append(b.stmts, Statement{Name: name, Params: params, Unnamed: what == sweepRows})
+	b.stmts = append(b.stmts, Statement{Name: name, Params: params, Unnamed: what == sweepRows || name == "pop_subscribe"})
 	b.whose = append(b.whose, watched{i, what})
 }
 
@@ -138,6 +139,16 @@ func (b *WatchBatch) tell(i int, w *WatchRequest) {
 		names, groups = orNull(names, t.Name), orNull(groups, t.Group)
 	}
 	b.ask(i, noRows, "watch_tell", b.uuid(w.Process), queues, parts, names, groups)
+}
+
+// subscribe appends pop_subscribe, if the op's group begins elsewhere than at the beginning.
+func (b *WatchBatch) subscribe(i int, w *WatchRequest, sub groupStart) {
+	sub.group = w.Group.Name
+	if sub.from(w.Subscription) && sub.group != QueueMode {
+		params := make([][]byte, startParams)
+		appendStarts(params, []groupStart{sub})
+		b.ask(i, noRows, "pop_subscribe", params...)
+	}
 }
 
 // empty appends watch_empty.
@@ -180,31 +191,6 @@ func (b *WatchBatch) int4(n int) []byte {
 	from := len(b.buf)
 	b.buf = append(b.buf, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
 	return b.kept(from)
-}
-
-// time is a timestamptz param; the zero time is NULL.
-func (b *WatchBatch) time(t time.Time) []byte {
-	if t.IsZero() {
-		return nil
-	}
-	from := len(b.buf)
-	b.buf = appendInt8(b.buf, t.UnixMicro()-epochMicros)
-	return b.kept(from)
-}
-
-func appendInt8(dst []byte, n int64) []byte {
-	return append(dst, byte(n>>56), byte(n>>48), byte(n>>40), byte(n>>32), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-}
-
-// row is how a subscription is stored; "": it is not.
-func (s Subscription) row() (mode string, at time.Time) {
-	switch s.Mode {
-	case SubscribeNew:
-		return "new", time.Time{}
-	case SubscribeAt:
-		return "timestamp", s.At
-	}
-	return "", time.Time{}
 }
 
 // Row takes one DataRow of statement #stmt of this step.

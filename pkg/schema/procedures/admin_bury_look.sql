@@ -23,7 +23,8 @@ SELECT h.queue_name,
                                      FROM queen.consumer_groups_metadata g
                                      JOIN queen.queues q ON q.name = h.queue_name
                                     WHERE g.queue_name = q.name
-                                       OR g.queue_name = '' AND g.namespace IN ('', q.namespace) AND g.task IN ('', q.task)) known
+                                       OR g.queue_name = '' AND g.namespace IN ('', q.namespace) AND g.task IN ('', q.task)
+                                       OR g.queue_name = '' AND g.partition_name = '*' AND g.namespace = '*' AND g.task = '*') known
                        WHERE known.consumer_group <> $3::text
                          AND NOT EXISTS (SELECT FROM queen.partition_consumers o
                                           WHERE o.partition_id = $1::uuid AND o.consumer_group = known.consumer_group))

@@ -81,8 +81,10 @@ free AS MATERIALIZED (
                            LIMIT 1),
                          (SELECT g.subscription_timestamp
                             FROM queen.consumer_groups_metadata g
-                           WHERE g.consumer_group = t.grp AND g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
-                             AND g.namespace IN ('', t.namespace) AND g.task IN ('', t.task)
+                           WHERE g.consumer_group = t.grp AND g.queue_name = ''
+                             AND (g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
+                                  AND g.namespace IN ('', t.namespace) AND g.task IN ('', t.task)
+                                  OR g.partition_name = '*' AND g.namespace = '*' AND g.task = '*')
                            ORDER BY g.subscription_timestamp
                            LIMIT 1)) END AS start
       FROM t

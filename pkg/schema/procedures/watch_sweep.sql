@@ -14,7 +14,8 @@ WITH slice AS MATERIALIZED (
 start AS MATERIALIZED (
     SELECT coalesce(CASE WHEN $2::text <> '__QUEUE_MODE__' THEN min(m.subscription_timestamp) END, '-infinity') AS at
       FROM queen.consumer_groups_metadata m
-     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text),
+     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text
+       AND (m.queue_name <> '' OR m.namespace = '' AND m.task = '')),
 behind AS MATERIALIZED (
     SELECT s.partition_id, c.lease_expires_at, coalesce(c.at, (SELECT at FROM start)) AS at,
            coalesce(c.id, '00000000-0000-0000-0000-000000000000') AS id
