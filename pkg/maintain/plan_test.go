@@ -51,7 +51,9 @@ func TestNoTurnReadsAllMessages(t *testing.T) {
 		INSERT INTO queen.partition_lookup (queue_name, partition_id, last_message_id, last_message_created_at, seq)
 			SELECT q.name, p.id, m.id, m.created_at, 20 FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id JOIN queen.queues q ON q.id = p.queue_id WHERE m.seq = 20;
 		INSERT INTO queen.partition_consumers (partition_id, consumer_group, last_consumed_created_at, last_consumed_id, last_seq)
-			SELECT m.partition_id, 'g' || i, m.created_at, m.id, m.seq FROM queen.messages m, generate_series(1, 3) i WHERE m.seq = 5 * i`)
+			SELECT m.partition_id, 'g' || i, m.created_at, m.id, m.seq FROM queen.messages m, generate_series(1, 3) i WHERE m.seq = 5 * i;
+		UPDATE queen.partition_consumers c SET worker_id = 'w', lease_expires_at = now() + interval '1 hour', lease_end_created_at = m.created_at, lease_end_id = m.id
+			FROM queen.messages m WHERE m.partition_id = c.partition_id AND m.seq = c.last_seq + 3`)
 	d.dense()
 	round := func(shift time.Duration, analyze bool) {
 		t.Helper()

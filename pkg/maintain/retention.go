@@ -67,6 +67,9 @@ func (r *retention) step(ctx context.Context, t *turn) (outcome, error) {
 	if err != nil {
 		return idle, err
 	}
+	if err := r.release(ctx, t, losses); err != nil {
+		return idle, err
+	}
 	if err := r.account(ctx, t, losses); err != nil {
 		return idle, err
 	}
@@ -124,6 +127,19 @@ func (r *retention) delete(ctx context.Context, t *turn, slice []span) (losses [
 		n += losses[i].n
 	}
 	return losses, n, err
+}
+
+// release ends the leases of which nothing is left.
+func (r *retention) release(ctx context.Context, t *turn, losses []loss) error {
+	if len(losses) == 0 {
+		return nil
+	}
+	parts := make([]pgtype.UUID, len(losses))
+	for i := range losses {
+		parts[i] = losses[i].partition
+	}
+	_, err := t.exec(ctx, "maintain_leases", parts)
+	return err
 }
 
 // account keeps the counts true: holes and tails, and the history. The heads are locked

@@ -148,3 +148,41 @@ func TestManyPartitionsAreVisitedInSlices(t *testing.T) {
 	d.is("357", `SELECT count(*) FROM queen.messages`)
 	d.dense()
 }
+
+// A lease of which nothing is left would keep its partition from everybody until it runs
+// out: nobody can acknowledge what is gone.
+func TestALeaseOfWhichNothingIsLeftEnds(t *testing.T) {
+	f := func(name string, job JobID, configure string) {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, d *db) {
+				d.push("q", "a", 1, 6)
+				d.push("q", "b", 1, 2)
+				d.run(`UPDATE queen.queues SET %s`, configure)
+				d.age("a", 4, "2 minutes")
+				lease := func(partition, group string, seq int) {
+					d.run(`UPDATE queen.partition_consumers c SET worker_id = 'w', lease_acquired_at = now(), lease_expires_at = now() + interval '1 hour', batch_size = 2, lease_end_created_at = m.created_at, lease_end_id = m.id, lease_end_seq = m.seq
+						FROM queen.messages m JOIN queen.partitions p ON p.id = m.partition_id WHERE c.partition_id = p.id AND p.name = '%s' AND c.consumer_group = '%s' AND m.seq = %d`, partition, group, seq)
+				}
+				for _, group := range []string{"all of it", "new", "part", "unknown"} {
+					d.begin("a", group)
+				}
+				d.read("a", "all of it", 2)
+				lease("a", "all of it", 4)
+				lease("a", "new", 1)
+				d.read("a", "part", 3)
+				lease("a", "part", 5)
+				lease("a", "unknown", 4)
+				d.run(`UPDATE queen.partition_consumers SET lease_end_id = NULL, lease_end_created_at = NULL WHERE consumer_group = 'unknown'`)
+				d.begin("b", "other")
+				lease("b", "other", 2)
+				d.cycle(d.maintainer(Options{}), job)
+				d.is("5,6", left, "a")
+				d.is("all of it|free|0\nnew|free|0\nother|held|2\npart|held|2\nunknown|held|2", `SELECT consumer_group, CASE num_nonnulls(worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq)
+					WHEN 0 THEN 'free' ELSE 'held' END, batch_size FROM queen.partition_consumers ORDER BY 1`)
+				d.is("q|a|all of it\nq|a|new", `SELECT queue_name, partition_name, consumer_group FROM queen.queend_changes WHERE process IS NULL AND consumer_group IS NOT NULL ORDER BY 3`)
+			})
+		})
+	}
+	f("retention", Expired, "retention_enabled = true, retention_seconds = 60")
+	f("eviction", Eviction, "max_wait_time_seconds = 60")
+}

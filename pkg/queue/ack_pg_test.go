@@ -365,6 +365,51 @@ func TestOneAckIsTakenEndToEnd(t *testing.T) {
 }
 
 // However the messages are sought, what becomes of their acks is the same.
+// A lease whose last messages were deleted ends with the last one that is there.
+func TestALeaseEndsWithWhatIsLeftOfIt(t *testing.T) {
+	s := newRunner(t, database(t)).stream("orders", 12)
+	gone := func(n ...string) {
+		t.Helper()
+		if got := s.sql(`DELETE FROM queen.messages WHERE partition_id = '%s' AND transaction_id IN ('%s') RETURNING 1`, s.id, strings.Join(n, "','")); len(got) != len(n) {
+			t.Fatal(got)
+		}
+	}
+	s.lease("g", "L1", 3)
+	gone("m3")
+	s.call("g", "yes, yes released", "m1 completed L1", "m2 completed L1")
+	s.expectState("g", "at m2 consumed 2/1 seq 2")
+
+	s.lease("g", "L2", 3) // m4 to m6
+	gone("m5", "m6")
+	s.call("g", "yes released, no notfound, no notfound", "m4 completed L2", "m5 completed L2", "m6 completed L2")
+
+	// Whoever says that he has the others may still fail.
+	s.lease("g", "L3", 3) // m7 to m9
+	gone("m9")
+	s.call("g", "yes, yes released, no notfound", "m7 completed L3", "m8 failed L3", "m9 completed L3")
+	s.expectState("g", "at m7 retries 1 consumed 4/2 seq 7")
+
+	// All of them: the lease ends when its holder says so, nobody else.
+	s.lease("g", "L4", 1)
+	gone("m8")
+	s.call("g", "no notfound", "m8 completed X")
+	s.call("g", "no notfound", "m8 completed")
+	if state := s.state("g"); !strings.Contains(state, "lease L4") {
+		t.Error(state)
+	}
+	if op := s.call("g", "no notfound", "m8 completed L4"); len(op.Freed) != 1 {
+		t.Errorf("%+v", op.Freed)
+	}
+	if state := s.state("g"); strings.Contains(state, "lease") || strings.Contains(state, "retries") {
+		t.Error(state)
+	}
+	// A group that has consumed nothing.
+	s.lease("new", "L5", 1) // m1
+	gone("m1")
+	s.call("new", "no notfound", "m1 completed L5")
+	s.expectState("new", "at - consumed 0/0 seq 0")
+}
+
 func TestMessagesBehindTheCursorAreFoundTogether(t *testing.T) {
 	const together, named, write = "pop_plan ack_next ack_groups", "pop_plan ack_messages ack_groups", "pop_plan ack_write"
 	r := newRunner(t, database(t))

@@ -47,7 +47,7 @@ type cursor struct {
 	acked     int
 	retries   int
 
-	hasLast bool // last is the last message delivered with it; else only size is known
+	hasLast bool // last is the last message delivered with it that is still there; else only size is known
 	last    place
 }
 
@@ -197,11 +197,15 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 			continue
 		}
 		a.Success, a.Dead, a.Released, a.Why = false, false, No, ""
+		checked := len(a.LeaseID) > 0
 		if !r.found {
 			a.Why = ackNotFound
+			if checked && before.holds(a.LeaseID) && c.reached() {
+				c.end() // it was deleted, and it was all that was left
+				c.retries, e.mustLive = 0, true
+			}
 			continue
 		}
-		checked := len(a.LeaseID) > 0
 		s := ackStatus(a.Status)
 		if checked && !before.holds(a.LeaseID) {
 			if inDoubt && s != unknownStatus && !r.at.after(before.at) {
