@@ -292,7 +292,8 @@ func TestPopSpecificBatchTakesALease(t *testing.T) {
 		f(`[{"idx": 4, "queue_name": "pop", "partition_name": "none", "consumer_group": "g"}, {"idx": 7, "queue_name": "pop", "partition_name": "p", "consumer_group": "__QUEUE_MODE__", "lease_seconds": 60, "worker_id": "w", "batch_size": 2, "sub_mode": "", "sub_from": ""}]`,
 			"4|false|partition_not_found||NULL\n7|true||w|1 {\"n\": 1} alice t,2 t")
 		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "", "worker_id": "v", "batch_size": 2}]`, "0|false|lease_held||NULL")
-		d.want(`SELECT worker_id, batch_size, acked_count, lease_expires_at > now() + interval '50 seconds' FROM queen.partition_consumers WHERE worker_id = 'w'`, "w|2|0|t")
+		d.want(`SELECT worker_id, batch_size, acked_count, lease_expires_at > now() + interval '50 seconds', m.transaction_id, m.seq = lease_end_seq
+			FROM queen.partition_consumers c JOIN queen.messages m ON (m.partition_id, m.created_at, m.id) = (c.partition_id, c.lease_end_created_at, c.lease_end_id) WHERE worker_id = 'w'`, "w|2|0|t|2|t")
 		// Unacknowledged and expired: the same again. Acknowledged: what follows.
 		d.run(`UPDATE queen.partition_consumers SET lease_expires_at = now() WHERE worker_id = 'w'`)
 		f(`[{"queue_name": "pop", "partition_name": "p", "worker_id": "v", "batch_size": 1}]`, "0|true||v|1 {\"n\": 1} alice t")
@@ -306,7 +307,18 @@ func TestPopSpecificBatchTakesALease(t *testing.T) {
 		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "late", "worker_id": "l", "batch_size": 10}]`, "0|true||l|4 t")
 		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "all", "worker_id": "a", "batch_size": 2, "sub_from": "no time"}]`, "0|true||a|1 {\"n\": 1} alice t,2 t")
 		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "old", "worker_id": "o", "batch_size": 1, "sub_from": "2020-01-01T00:00:00Z"}]`, "0|true||o|1 {\"n\": 1} alice t")
-		d.want(`SELECT consumer_group, subscription_mode FROM queen.consumer_groups_metadata WHERE queue_name = 'pop' ORDER BY 1`, "late|new\nold|timestamp")
+		// What is no time says nothing, also beside a mode.
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "odd", "sub_mode": "new", "sub_from": "no time"}]`, "0|true|||NULL")
+		f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "ever", "worker_id": "e", "sub_from": "infinity"}]`, "0|true||e|1 {\"n\": 1} alice t")
+		d.want(`SELECT consumer_group, subscription_mode FROM queen.consumer_groups_metadata WHERE queue_name = 'pop' ORDER BY 1`, "late|new\nodd|new\nold|timestamp")
+		// Where a group begins that was told so of all queues of a namespace, or of all there are.
+		d.run(`UPDATE queen.queues SET namespace = 'n', task = 't' WHERE name = 'pop';
+			INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, namespace, task, subscription_mode, subscription_timestamp)
+			SELECT u.*, 'new', (SELECT created_at FROM queen.messages WHERE transaction_id = '4') FROM (VALUES
+				('of its namespace', '', '', 'n', ''), ('of its task', '', '', '', 't'), ('of all', '', '*', '*', '*'), ('of others', '', '', 'n', 'other'), ('of one without a name', '', '', '', '')) u`)
+		for group, first := range map[string]string{"of its namespace": "4 t", "of its task": "4 t", "of all": "4 t", "of others": `1 {"n": 1} alice t`, "of one without a name": `1 {"n": 1} alice t`} {
+			f(`[{"queue_name": "pop", "partition_name": "p", "consumer_group": "`+group+`", "worker_id": "s"}]`, "0|true||s|"+first)
+		}
 		d.run(`UPDATE queen.queues SET window_buffer = 1000 WHERE name = 'pop'`)
 		d.want(`SELECT queen.pop_specific_batch('[{"queue_name": "pop", "partition_name": "p", "consumer_group": "w"}]') #>> '{0,result,windowBufferActive}'`, "true")
 		if layout == "" {

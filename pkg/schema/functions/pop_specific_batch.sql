@@ -14,10 +14,14 @@ DECLARE
     r      record;
     place  record;    -- queue and partition
     reader record;    -- cursor and lease
+    mode   text;           -- how this group wants to begin, if it is new
     began  timestamptz;    -- messages before it are none of this group's
     moment timestamptz;
     lease  text;
     found_n integer;
+    end_at  timestamptz;   -- the last message delivered
+    end_id  uuid;
+    end_seq bigint;
     list   jsonb;
     one    jsonb;
     answer jsonb := '[]';
@@ -30,7 +34,7 @@ BEGIN
           FROM jsonb_array_elements(requests) WITH ORDINALITY e (item, n) ORDER BY e.n
     LOOP
         moment := clock_timestamp();
-        SELECT q.name AS queue, q.lease_time, q.delayed_processing, q.window_buffer, q.max_wait_time_seconds, p.id, p.name AS part, p.queue_id, l.last_message_created_at AS newest
+        SELECT q.name AS queue, q.namespace, q.task, q.lease_time, q.delayed_processing, q.window_buffer, q.max_wait_time_seconds, p.id, p.name AS part, p.queue_id, l.last_message_created_at AS newest
           INTO place
           FROM queen.queues q JOIN queen.partitions p ON p.queue_id = q.id LEFT JOIN queen.partition_lookup l ON l.partition_id = p.id
          WHERE q.name = r.queue AND p.name = r.part;
@@ -53,31 +57,45 @@ BEGIN
             CONTINUE;
         END IF;
 
-        -- Where a group begins that never read here.
+        -- Where a group begins that never read here: where it did in this partition, in the
+        -- queue, or in the queues that this one is of; else where it wants to.
         began := NULL;
         IF reader.at IS NULL AND r.grp <> '__QUEUE_MODE__' THEN
-            SELECT g.subscription_timestamp INTO began FROM queen.consumer_groups_metadata g
-             WHERE g.consumer_group = r.grp AND g.queue_name = place.queue AND g.partition_name IN ('', place.part)
-             ORDER BY g.partition_name = '' LIMIT 1;
-            IF NOT FOUND AND (r.sub_from = 'now' OR r.sub_from = '' AND r.sub_mode IN ('new', 'new-only')) THEN
-                began := moment;
-                INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, subscription_mode, subscription_timestamp)
-                VALUES (r.grp, place.queue, place.part, 'new', began) ON CONFLICT DO NOTHING;
-            ELSIF NOT FOUND AND r.sub_from <> '' THEN
-                BEGIN
-                    began := r.sub_from::timestamptz;
+            SELECT g.subscription_timestamp INTO began
+              FROM (SELECT m.*, CASE WHEN m.queue_name <> '' OR m.namespace = '' AND m.task = '' THEN CASE WHEN m.partition_name = place.part THEN 1 ELSE 2 END ELSE 3 END AS rank
+                      FROM queen.consumer_groups_metadata m WHERE m.consumer_group = r.grp) g
+             WHERE g.rank < 3 AND g.queue_name = place.queue AND g.partition_name IN ('', place.part)
+                OR g.rank = 3 AND g.partition_name = '' AND g.namespace IN ('', place.namespace) AND g.task IN ('', place.task)
+                OR g.rank = 3 AND g.partition_name = '*' AND g.namespace = '*' AND g.task = '*'
+             ORDER BY g.rank, g.subscription_timestamp LIMIT 1;
+            IF NOT FOUND THEN
+                mode := CASE WHEN r.sub_from = 'now' OR r.sub_mode IN ('new', 'new-only') THEN 'new' END;
+                IF r.sub_from NOT IN ('', 'now') THEN
+                    BEGIN
+                        began := r.sub_from::timestamptz;
+                        IF isfinite(began) THEN
+                            mode := 'timestamp';
+                        END IF;
+                    EXCEPTION WHEN data_exception THEN
+                        NULL;    -- no time: as if it were not there
+                    END;
+                END IF;
+                IF mode IS DISTINCT FROM 'timestamp' THEN
+                    began := CASE WHEN mode = 'new' THEN moment END;
+                END IF;
+                IF mode IS NOT NULL THEN
                     INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, subscription_mode, subscription_timestamp)
-                    VALUES (r.grp, place.queue, place.part, 'timestamp', began) ON CONFLICT DO NOTHING;
-                EXCEPTION WHEN data_exception THEN
-                    began := NULL;    -- no time: all history
-                END;
+                    VALUES (r.grp, place.queue, place.part, mode, began) ON CONFLICT DO NOTHING;
+                END IF;
             END IF;
         END IF;
 
         SELECT count(*), jsonb_agg(jsonb_build_object('id', m.id, 'transactionId', m.transaction_id, 'traceId', m.trace_id, 'producerSub', m.producer_sub,
                    'data', queen.payload_jsonb(m.payload::text),
-                   'createdAt', to_char(m.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ORDER BY m.created_at, m.id)
-          INTO found_n, list
+                   'createdAt', to_char(m.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')) ORDER BY m.created_at, m.id),
+               (array_agg(m.created_at ORDER BY m.created_at DESC, m.id DESC))[1], (array_agg(m.id ORDER BY m.created_at DESC, m.id DESC))[1],
+               (array_agg(m.seq ORDER BY m.created_at DESC, m.id DESC))[1]
+          INTO found_n, list, end_at, end_id, end_seq
           FROM (SELECT * FROM queen.messages o
                  WHERE o.partition_id = place.id
                    AND (o.created_at, o.id) > (coalesce(reader.at, '-infinity'), coalesce(reader.id, zero))
@@ -91,7 +109,7 @@ BEGIN
             UPDATE queen.partition_consumers c
                SET lease_expires_at = moment + coalesce(r.seconds, nullif(place.lease_time, 0), 60) * interval '1 second',
                    lease_acquired_at = moment, worker_id = lease, batch_size = found_n, acked_count = 0,
-                   lease_end_created_at = NULL, lease_end_id = NULL, lease_end_seq = NULL
+                   lease_end_created_at = end_at, lease_end_id = end_id, lease_end_seq = end_seq
              WHERE c.partition_id = place.id AND c.consumer_group = r.grp;
             one := one || jsonb_build_object('leaseId', lease, 'messages', list);
         ELSIF began IS NOT NULL THEN
