@@ -105,8 +105,6 @@ func (d *db) are(r Report, want []string) {
 // populate pushes, pops, acknowledges and buries, all by the rules.
 const populate = `
 	SELECT queen.push_messages_v2((SELECT jsonb_agg(jsonb_build_object('queue', 'q' || i % 3, 'partition', 'p' || i % 7, 'payload', i, 'transactionId', 't' || i)) FROM generate_series(1, 500) i));
-	SELECT queen.pop_specific_batch('[{"queue_name":"q0","partition_name":"p0","consumer_group":"g","batch_size":5,"worker_id":"w"}]');
-	SELECT queen.pop_specific_batch('[{"queue_name":"q1","partition_name":"p1","batch_size":3}]');
 	INSERT INTO queen.partition_consumers (partition_id, consumer_group, last_consumed_created_at, last_consumed_id, last_seq)
 		SELECT partition_id, 'half', created_at, id, seq FROM queen.messages WHERE seq = 10;
 	INSERT INTO queen.partition_consumers (partition_id, consumer_group, last_consumed_created_at, last_consumed_id, last_seq)
@@ -114,7 +112,9 @@ const populate = `
 	INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT id, 'none' FROM queen.partitions;
 	INSERT INTO queen.dead_letter_queue (message_id, partition_id, consumer_group, payload) SELECT id, partition_id, 'half', 'null' FROM queen.messages WHERE seq = 10;
 	WITH gone AS (DELETE FROM queen.messages WHERE seq <= 5 RETURNING partition_id) UPDATE queen.partition_lookup SET tail_seq = 5 WHERE partition_id IN (SELECT * FROM gone);
-	WITH gone AS (DELETE FROM queen.messages WHERE seq IN (10, 12) RETURNING partition_id, seq) INSERT INTO queen.message_holes SELECT * FROM gone;`
+	WITH gone AS (DELETE FROM queen.messages WHERE seq IN (10, 12) RETURNING partition_id, seq) INSERT INTO queen.message_holes SELECT * FROM gone;
+	SELECT queen.pop_specific_batch('[{"queue_name":"q0","partition_name":"p0","consumer_group":"g","batch_size":5,"worker_id":"w"}]');
+	SELECT queen.pop_specific_batch('[{"queue_name":"q1","partition_name":"p1","batch_size":3}]');`
 
 func TestNothingIsFoundInAHealthyDatabase(t *testing.T) {
 	d := database(t, "")
@@ -176,6 +176,13 @@ func TestEachFaultIsFound(t *testing.T) {
 	f("an end without a lease", `UPDATE queen.partition_consumers SET worker_id = NULL WHERE consumer_group = 'g'`, "expiry-without-lease 1")
 	f("more acknowledged than delivered", `UPDATE queen.partition_consumers SET acked_count = 6 WHERE consumer_group = 'g'`, "lease-counts 1")
 	f("a negative count", `UPDATE queen.partition_consumers SET batch_size = -1 WHERE consumer_group = 'g'`, "lease-counts 1")
+	f("a lease of which no message is left", `DELETE FROM queen.messages WHERE partition_id = P0 AND seq < 13`, "counts-differ 1", "lease-without-messages 1")
+	f("a lease that is consumed", `UPDATE queen.partition_consumers SET last_consumed_created_at = lease_end_created_at, last_consumed_id = lease_end_id, last_seq = lease_end_seq WHERE consumer_group = 'g'`, "lease-without-messages 1")
+	f("a lease of which some are left", `DELETE FROM queen.messages WHERE partition_id = P0 AND seq < 8`, "counts-differ 1")
+	f("a lease that ran out", `DELETE FROM queen.messages WHERE partition_id = P0 AND seq < 13; UPDATE queen.partition_consumers SET lease_expires_at = now() WHERE consumer_group = 'g'`, "counts-differ 1")
+	f("a lease beyond the head", `UPDATE queen.partition_consumers SET lease_end_created_at = now() + interval '1 day' WHERE consumer_group = 'g'`, "lease-beyond-head 1")
+	f("a lease that does not say what its last message is", `UPDATE queen.partition_consumers SET lease_end_id = NULL, lease_end_created_at = NULL WHERE consumer_group = 'g'`)
+	f("one that has more messages than there are", `UPDATE queen.partition_consumers SET lease_end_id = NULL, lease_end_created_at = NULL, batch_size = 1000, acked_count = 2 WHERE consumer_group = 'g'`, "lease-without-messages 1")
 	f("a dead letter that nobody can read", `UPDATE queen.dead_letter_queue SET payload = NULL WHERE partition_id = P0`, "dead-letter-without-message 1")
 	f("a dead letter whose message is there", `INSERT INTO queen.dead_letter_queue (message_id, partition_id) SELECT id, partition_id FROM queen.messages WHERE seq = 11`)
 	f("no unique index", `ALTER TABLE queen.messages DROP CONSTRAINT messages_transaction_key`, "no-dedupe-key 1")

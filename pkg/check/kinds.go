@@ -28,6 +28,8 @@ const (
 	LeaseWithoutExpiry    Kind = "lease-without-expiry"
 	ExpiryWithoutLease    Kind = "expiry-without-lease"
 	LeaseCounts           Kind = "lease-counts"
+	LeaseWithoutMessages  Kind = "lease-without-messages"
+	LeaseBeyondHead       Kind = "lease-beyond-head"
 	LetterWithoutMessage  Kind = "dead-letter-without-message"
 	HoleBeyondHead        Kind = "hole-beyond-head"
 	HoleBehindTail        Kind = "hole-behind-tail"
@@ -62,6 +64,8 @@ var about = map[Kind]struct {
 	LeaseWithoutExpiry:    {false, "Set worker_id to null in queen.partition_consumers: nobody holds the partition, whatever the row says."},
 	ExpiryWithoutLease:    {false, "Set lease_expires_at to null in queen.partition_consumers, or wait for it: until then the group gets nothing of this partition."},
 	LeaseCounts:           {false, "Wait for the lease to end: the next one begins to count anew. If it comes again, please report it."},
+	LeaseWithoutMessages:  {false, "Its messages were deleted by SQL. Acknowledging one of them ends the lease, though it answers that it is not found; or wait for the lease to run out, or seek the group to where it stands: until then it gets nothing of this partition."},
+	LeaseBeyondHead:       {false, "Set lease_end_created_at and lease_end_id in queen.partition_consumers to the last message that was delivered, or wait for the lease to run out: until then what is pushed counts as delivered with it."},
 	LetterWithoutMessage:  {false, "The message is lost: Queen's retention deleted it before a copy was made. Delete the row when its error has been read."},
 	HoleBeyondHead:        {false, "Delete the row of queen.message_holes: lag is counted too small once the number is given."},
 	HoleBehindTail:        {false, "Delete the row of queen.message_holes; it does no harm."},

@@ -149,6 +149,9 @@ type cursor struct {
 	expires, leased bool
 	batch, acked    int64
 	before, after   *int64 // numbers of the messages around it
+	live            *bool  // there is a lease that has not run out; nil: there is none
+	ends, endBeyond bool   // it says which message is its last, and that is beyond the head
+	left            int64  // messages that it may still have: with ends 1 for some, else counted up to batch
 }
 
 func (k *cursor) finding(kind Kind, what string, args ...any) Finding {
@@ -161,7 +164,7 @@ func (c *checker) cursors(ctx context.Context) error {
 		n, err := c.slice(ctx, "check_cursors", func(rows pgx.Rows) error {
 			var k cursor
 			err := rows.Scan(&k.partition, &k.group, &k.queue, &k.name, &k.there, &k.lastSeq, &k.headSeq, &k.beyond,
-				&k.expires, &k.leased, &k.batch, &k.acked, &k.before, &k.after)
+				&k.expires, &k.leased, &k.batch, &k.acked, &k.before, &k.after, &k.live, &k.ends, &k.endBeyond, &k.left)
 			if err == nil {
 				place, group = k.partition, k.group
 				c.cursor(&k)
@@ -197,6 +200,15 @@ func (c *checker) cursor(k *cursor) {
 	}
 	if k.batch < 0 || k.acked < 0 || k.acked > k.batch {
 		c.found(k.finding(LeaseCounts, "Of %d delivered messages %d are acknowledged.", k.batch, k.acked))
+	}
+	switch {
+	case k.live == nil || !*k.live:
+	case k.endBeyond:
+		c.found(k.finding(LeaseBeyondHead, "The last message of its lease is beyond the newest message."))
+	case k.left == 0:
+		c.found(k.finding(LeaseWithoutMessages, "It has a lease of which no message is left that it has not read."))
+	case !k.ends && k.left < k.batch-k.acked:
+		c.found(k.finding(LeaseWithoutMessages, "Of its lease's %d messages %d are acknowledged, and only %d more are there.", k.batch, k.acked, k.left))
 	}
 }
 
