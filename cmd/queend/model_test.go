@@ -714,8 +714,12 @@ func (w *machine) Seek() {
 		Success           bool
 		PartitionsUpdated int
 	}
+	// A seek moves what is there: here the group has come to all partitions.
+	if _, err := w.db.Exec(context.Background(), `INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT p.id, $1 FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = $2 ON CONFLICT DO NOTHING`, group, w.queue); err != nil {
+		w.Fatal(err)
+	}
 	said := w.post("/api/v1/consumer-groups/"+group+"/queues/"+url.PathEscape(w.queue)+"/seek", body, &answer)
-	if !answer.Success {
+	if !answer.Success || answer.PartitionsUpdated < len(w.parts) {
 		w.Fatalf("%s", said)
 	}
 	was := w.before()

@@ -239,6 +239,25 @@ func filter(x Exchange, name string) any {
 	return nil
 }
 
+// timeFilter is filter for a time. A + that was not escaped has come as a space: where a
+// zone follows a time of day, it is put back.
+func timeFilter(x Exchange, name string) any {
+	value, given := filter(x, name).(string)
+	if !given {
+		return nil
+	}
+	if i := strings.LastIndexByte(value, ' '); i >= 0 && strings.ContainsRune(value[:i], ':') && i+1 < len(value) && value[i+1]-'0' < 10 {
+		value = value[:i] + "+" + value[i+1:]
+	}
+	return value
+}
+
+// endless says whether a time that PostgreSQL reads is none: before all times, or after
+// them.
+func endless(timestamp string) bool {
+	return strings.EqualFold(strings.TrimLeft(strings.TrimSpace(timestamp), "+-"), "infinity")
+}
+
 // group is a consumer group's name: the empty one means the implicit one.
 func group(name []byte) string {
 	if len(name) == 0 {

@@ -5,12 +5,17 @@ import (
 )
 
 // The routes of consumer groups move cursors. A group's name may be empty in a path: that
-// is the implicit group, as everywhere.
+// is the implicit group, as everywhere, except where all of its queues would lose theirs.
 
 // deleteGroup forgets a group: cursors, leases, and, unless deleteMetadata is false, where
 // it begins. It starts anew when it pops again.
 func (r *Router) deleteGroup(x Exchange, p Params) {
-	r.forgetGroup(x, group(p.Get(0)), nil)
+	if len(p.Get(0)) == 0 {
+		// A script whose variable is empty would set back every queue's own consumers.
+		r.fail(x, 400, nil, "the name of the group is missing; that of a queue's own consumers is "+queueMode)
+		return
+	}
+	r.forgetGroup(x, string(p.Get(0)), nil)
 }
 
 // deleteGroupInQueue forgets a group in one queue.
@@ -74,6 +79,10 @@ func (r *Router) subscription(x Exchange, p Params) {
 		r.fail(x, 400, nil, "Missing subscriptionTimestamp in request body")
 		return
 	}
+	if endless(timestamp) {
+		r.fail(x, 400, nil, "subscriptionTimestamp must be a time: "+timestamp+" is none")
+		return
+	}
 	name := group(p.Get(0))
 	r.administer(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_subscription", name, timestamp)
@@ -96,10 +105,9 @@ func (r *Router) subscription(x Exchange, p Params) {
 // seek moves a group's cursors in all partitions of a queue: to the end, or so that what
 // was pushed after a timestamp is what it reads next. Leases end.
 //
-// A group gets its rows when it first pops; those that are not there yet are made here,
-// so that a seek means the same for every partition, and for a group that was never
-// seen: the operator names where it will begin. Partitions that come later begin at
-// their first message.
+// What moves are cursors that are there. A group whose beginning is stored has one in every
+// partition, for Queen made them at once; where queend has not yet, a seek does. Any other
+// group that has not come to a partition begins there at the first message, now as before.
 func (r *Router) seek(x Exchange, p Params) {
 	body, err := readBody(x, true)
 	if err != nil {
@@ -110,6 +118,10 @@ func (r *Router) seek(x Exchange, p Params) {
 	end := body.yes("toEnd")
 	if !end && (!ok || timestamp == "") {
 		r.fail(x, 400, nil, "Must specify either 'toEnd': true or 'timestamp'")
+		return
+	}
+	if !end && endless(timestamp) {
+		r.fail(x, 400, nil, "timestamp must be a time: "+timestamp+" is none; toEnd is for the end")
 		return
 	}
 	name, queue := group(p.Get(0)), string(p.Get(1))
@@ -151,7 +163,11 @@ func (r *Router) seek(x Exchange, p Params) {
 		answer.bool("seekToEnd", end)
 		answer.bool("success", true)
 		answer.column("targetTimestamp", target)
-		return outcome{body: answer.end(), changed: []string{queue}}, nil
+		o := outcome{body: answer.end()}
+		if len(rows) > 0 {
+			o.changed = []string{queue}
+		}
+		return o, nil
 	})
 }
 
@@ -172,6 +188,13 @@ func (r *Router) seekPartition(x Exchange, p Params) {
 			return outcome{}, err
 		}
 		var answer object
+		updated := len(rows) > 0
+		if !updated {
+			// Where the cursor would be is said all the same, as Queen does.
+			if rows, err = s.Rows("admin_seek_head", queue, partition); err != nil {
+				return outcome{}, err
+			}
+		}
 		if len(rows) == 0 {
 			answer.text("error", "Partition not found")
 			answer.bool("success", false)
@@ -182,7 +205,11 @@ func (r *Router) seekPartition(x Exchange, p Params) {
 		answer.text("partitionName", partition)
 		answer.text("queueName", queue)
 		answer.bool("success", true)
-		answer.bool("updated", true)
-		return outcome{body: answer.end(), changed: []string{queue}}, nil
+		answer.bool("updated", updated)
+		o := outcome{body: answer.end()}
+		if updated {
+			o.changed = []string{queue}
+		}
+		return o, nil
 	})
 }

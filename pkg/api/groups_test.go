@@ -38,6 +38,9 @@ func TestAGroupSeeksToTheEnd(t *testing.T) {
 		w.sql(`UPDATE queen.partition_consumers SET batch_retry_count = 2, acked_count = 1, total_messages_consumed = 9 WHERE partition_id = $1`, p1)
 		w.consume(p1, "h", "a")
 		w.sql(`INSERT INTO queen.consumer_watermarks (queue_name, consumer_group) VALUES ('q', 'g')`)
+		for _, g := range []string{"g", "new one", "__QUEUE_MODE__"} {
+			w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT p.id, $1 FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = 'q' ON CONFLICT DO NOTHING`, g)
+		}
 		w.changed = nil
 		seek := func(group string, status int, answer string) {
 			t.Helper()
@@ -45,7 +48,8 @@ func TestAGroupSeeksToTheEnd(t *testing.T) {
 		}
 		seek("g", 200, `{"consumerGroup":"g","partitionsUpdated":3,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
 		w.heard("q")
-		w.state("q", "Default|g|-|0|free", "p1|g|b|2|free", "p1|h|a|1|free", "p2|g|c|1|free")
+		w.holds(`SELECT p.name, c.consumer_group, c.last_seq FROM queen.partition_consumers c JOIN queen.partitions p ON p.id = c.partition_id WHERE c.consumer_group IN ('g', 'h') ORDER BY 1, 2`,
+			"Default|g|0", "p1|g|2", "p1|h|1", "p2|g|1")
 		w.state("other")
 		w.holds(`SELECT total_messages_consumed FROM queen.partition_consumers WHERE partition_id = '`+p1+`' AND consumer_group = 'g'`, "9")
 		w.holds(`SELECT count(*) FROM queen.consumer_watermarks WHERE consumer_group = 'g'`, "1") // forward: what is known stays known
@@ -53,7 +57,7 @@ func TestAGroupSeeksToTheEnd(t *testing.T) {
 		w.push("q", "p1", "e")
 		w.holds(`SELECT m.transaction_id FROM queen.partition_consumers c JOIN queen.messages m ON m.partition_id = c.partition_id AND m.seq > c.last_seq
 			AND (m.created_at, m.id) > (c.last_consumed_created_at, c.last_consumed_id) WHERE c.partition_id = '`+p1+`' AND c.consumer_group = 'g'`, "e")
-		// A group that nobody has seen, and the implicit one by either name.
+		// One that has read nothing, and the implicit one by either name.
 		seek("new%20one", 200, `{"consumerGroup":"new one","partitionsUpdated":3,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
 		seek("", 200, `{"consumerGroup":"__QUEUE_MODE__","partitionsUpdated":3,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
 		seek("__QUEUE_MODE__", 200, `{"consumerGroup":"__QUEUE_MODE__","partitionsUpdated":3,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
@@ -64,6 +68,47 @@ func TestAGroupSeeksToTheEnd(t *testing.T) {
 		seek("g", 200, `{"consumerGroup":"g","partitionsUpdated":3,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
 		w.holds(`SELECT c.last_seq, (c.last_consumed_created_at, c.last_consumed_id) = (h.last_message_created_at, h.last_message_id) FROM queen.partition_consumers c
 			JOIN queen.partition_lookup h USING (partition_id) WHERE c.partition_id = '`+p1+`' AND consumer_group = 'g'`, "3|t")
+	})
+}
+
+// A seek moves the cursors that are there, and no others: where a group has not come to yet
+// it begins as it would have. One whose beginning is stored has all of them.
+func TestASeekMovesTheCursorsThatAreThere(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)
+		w.push("q", "p1", "a", "b")
+		w.push("q", "p2", "c")
+		w.consume(w.partition("q", "p1"), "g", "a")
+		w.changed = nil
+		seek := func(group, body string, n int) {
+			t.Helper()
+			end, target := "true", "null"
+			if strings.Contains(body, "timestamp") {
+				end, target = "false", "T"
+			}
+			w.says("POST", "/api/v1/consumer-groups/"+group+"/queues/q/seek", body, 200,
+				fmt.Sprintf(`{"consumerGroup":%q,"partitionsUpdated":%d,"queueName":"q","seekToEnd":%s,"success":true,"targetTimestamp":%s}`, group, n, end, target))
+		}
+		seek("g", `{"toEnd":true}`, 1)
+		w.state("q", "p1|g|b|2|free")
+		seek("g", `{"timestamp":"2020-01-01"}`, 1)
+		w.state("q", "p1|g|-|0|free")
+		seek("stranger", `{"toEnd":true}`, 0)
+		seek("stranger", `{"timestamp":"2020-01-01"}`, 0)
+		w.state("q", "p1|g|-|0|free")
+		w.changed = nil
+		w.says("POST", "/api/v1/consumer-groups/g/queues/q/partitions/p2/seek", ``, 200, `{"consumerGroup":"g","cursorMovedTo":T,"partitionName":"p2","queueName":"q","success":true,"updated":false}`)
+		w.says("POST", "/api/v1/consumer-groups/g/queues/q/partitions/Default/seek", ``, 200, `{"consumerGroup":"g","cursorMovedTo":null,"partitionName":"Default","queueName":"q","success":true,"updated":false}`)
+		w.heard()
+		w.state("q", "p1|g|-|0|free")
+		w.sql(`INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, subscription_mode, subscription_timestamp)
+			VALUES ('g', 'q', '', 'new', now()), ('one', 'q', 'p2', 'new', now()), ('one', 'r', '', 'new', now())`)
+		seek("g", `{"toEnd":true}`, 3)
+		seek("one", `{"toEnd":true}`, 1)
+		w.state("q", "Default|g|-|0|free", "p1|g|b|2|free", "p2|g|c|1|free", "p2|one|c|1|free")
+		w.sql(`DELETE FROM queen.partition_consumers`)
+		seek("g", `{"timestamp":"2020-01-01"}`, 3)
+		w.state("q", "Default|g|-|0|free", "p1|g|-|0|free", "p2|g|-|0|free")
 	})
 }
 
@@ -116,6 +161,7 @@ func TestASeekCountsWhatHasNoNumberYet(t *testing.T) {
 	partition, name, at, seq := row[0], row[1], row[2], row[3]
 	w.sql(`INSERT INTO queen.unnumbered (partition_id, before_created_at, before_id, seq, base_seq) SELECT $1, last_message_created_at + interval '1 microsecond', last_message_id, seq, tail_seq FROM queen.partition_lookup WHERE partition_id = $1`, partition)
 	w.sql(`UPDATE queen.messages SET seq = NULL WHERE partition_id = $1`, partition)
+	w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group) VALUES ($1, 'g')`, partition)
 	x := w.ask("POST", "/api/v1/consumer-groups/g/queues/"+strings.ReplaceAll(name, "/", "%2F")+"/seek", `{"timestamp":"`+at+`"}`)
 	if x.status != 200 {
 		t.Fatal(x.body)
@@ -139,9 +185,11 @@ func TestASeekMakesSenseOrIsRefused(t *testing.T) {
 	f("g/queues/q/seek", `{"timestamp":""}`, 400, neither)
 	f("g/queues/q/seek", ``, 400, `{"error":"Empty request body"}`)
 	f("g/queues/q/seek", `{"timestamp":"then"}`, 400, `{"error":"invalid input syntax for type timestamp with time zone: \"then\""}`)
+	f("g/queues/q/seek", `{"timestamp":" -Infinity"}`, 400, `{"error":"timestamp must be a time:  -Infinity is none; toEnd is for the end"}`)
+	f("g/subscription", `{"subscriptionTimestamp":"infinity"}`, 400, `{"error":"subscriptionTimestamp must be a time: infinity is none"}`)
 	f("g/queues/nothere/seek", `{"toEnd":true}`, 404, `{"error":"Queue not found"}`)
 	f("g/queues/nothere/seek", `{"timestamp":"2020-01-01"}`, 404, `{"error":"Queue not found"}`)
-	f(strings.Repeat("g", 256)+"/queues/q/seek", `{"toEnd":true}`, 400, `{"error":"value too long for type character varying(255)"}`)
+	f(strings.Repeat("g", 256)+"/queues/q/seek", `{"toEnd":true}`, 200, `{"consumerGroup":"`+strings.Repeat("g", 256)+`","partitionsUpdated":0,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
 	f("g/queues/q/partitions/nothere/seek", ``, 404, `{"error":"Partition not found","success":false}`)
 	f("g/queues/nothere/partitions/p/seek", ``, 404, `{"error":"Partition not found","success":false}`)
 	f("g/queues/q/partitions/p/seek", `{`, 400, `{"error":"Invalid JSON: unexpected end of JSON input"}`)
@@ -155,6 +203,7 @@ func TestAGroupSeeksToTheEndOfOnePartition(t *testing.T) {
 		w.push("q", "p/1", "a", "b")
 		w.push("q", "p2", "c")
 		w.lease(w.partition("q", "p/1"), "g")
+		w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT id, 'g' FROM queen.partitions WHERE name = 'Default'`)
 		w.changed = nil
 		w.says("POST", "/api/v1/consumer-groups/g/queues/q/partitions/p%2F1/seek", `{"toEnd":true}`, 200,
 			`{"consumerGroup":"g","cursorMovedTo":T,"partitionName":"p/1","queueName":"q","success":true,"updated":true}`)
@@ -202,6 +251,7 @@ func TestAGroupIsForgotten(t *testing.T) {
 		fill()
 		w.says("DELETE", "/api/v1/consumer-groups/g?deleteMetadata=true", "", 200, `{"consumerGroup":"g","deletedPartitions":3,"metadataDeleted":true,"success":true}`)
 		left("", "", "")
+		w.says("DELETE", "/api/v1/consumer-groups/", "", 400, `{"error":"the name of the group is missing; that of a queue's own consumers is __QUEUE_MODE__"}`)
 		w.says("DELETE", "/api/v1/consumer-groups/none", "", 200, `{"consumerGroup":"none","deletedPartitions":0,"metadataDeleted":true,"success":true}`)
 		w.says("DELETE", "/api/v1/consumer-groups/none/queues/nothere", "", 200, `{"consumerGroup":"none","deletedPartitions":0,"metadataDeleted":true,"queueName":"nothere","success":true}`)
 		w.holds(`SELECT count(*) FROM queen.partition_consumers WHERE consumer_group = 'h'`, "3")

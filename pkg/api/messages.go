@@ -11,7 +11,7 @@ import (
 func (r *Router) listMessages(x Exchange) {
 	limit, offset := page(x, 200)
 	filters := []any{filter(x, "queue"), filter(x, "partition"), filter(x, "ns"), filter(x, "task")}
-	arguments := append(filters[:4:4], filter(x, "status"), filter(x, "from"), filter(x, "to"), limit, offset)
+	arguments := append(filters[:4:4], filter(x, "status"), timeFilter(x, "from"), timeFilter(x, "to"), limit, offset)
 	r.administer(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_messages", arguments...)
 		if err != nil {

@@ -97,9 +97,15 @@ func traceNames(body fields) ([]string, error) {
 	if one, ok := body.text("traceNames"); ok {
 		return []string{one}, nil
 	}
-	var names []string
-	if json.Unmarshal(body["traceNames"], &names) != nil {
+	var given []*string
+	if json.Unmarshal(body["traceNames"], &given) != nil {
 		return nil, &refusal{400, "traceNames must be a string or an array of strings"}
+	}
+	var names []string
+	for _, name := range given {
+		if name != nil { // null is no name
+			names = append(names, *name)
+		}
 	}
 	return names, nil
 }

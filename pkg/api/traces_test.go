@@ -14,7 +14,7 @@ func TestTracesOfAMessageAreKeptAndShown(t *testing.T) {
 			w.says("POST", "/api/v1/traces", strings.ReplaceAll(body, "{p}", p), status, answer)
 		}
 		const kept = `{"success":true,"traceId":"U"}`
-		f(`{"transactionId":"tx/1","partitionId":"{p}","data":{"text": "hi"},"traceNames":["n2","n1","n1"],"eventType":"warn","consumerGroup":"g"}`, 200, kept)
+		f(`{"transactionId":"tx/1","partitionId":"{p}","data":{"text": "hi"},"traceNames":["n2",null,"n1","n1"],"eventType":"warn","consumerGroup":"g"}`, 200, kept)
 		f(`{"transactionId":"tx/1","partitionId":"{p}","data":[1, "x"],"traceNames":"one"}`, 200, kept)
 		f(`{"transactionId":"tx/1","partitionId":"{p}","data":false,"traceNames":null,"consumerGroup":null,"eventType":null}`, 200, kept)
 

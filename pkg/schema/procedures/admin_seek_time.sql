@@ -1,6 +1,6 @@
 -- seek to a time, 2 of 2: a group's cursor goes to the last message that is not younger,
--- in each partition; where there is none, before the first. Leases end. Cursors that are
--- not there yet are made. The number of a message that a take-over has not numbered yet
+-- in each partition; where there is none, before the first. Leases end. A partition that the
+-- group has no cursor in is left alone, as by admin_seek_end. The number of a message that a take-over has not numbered yet
 -- is counted, from the newest that is not.
 -- $1 text group, $2 text queue, $3 timestamptz
 INSERT INTO queen.partition_consumers AS c (id, partition_id, consumer_group, last_consumed_id, last_consumed_created_at, last_seq)
@@ -21,6 +21,9 @@ SELECT gen_random_uuid(), p.id, $1::text,
           FROM queen.unnumbered u
          WHERE u.partition_id = p.id AND m.id IS NOT NULL AND m.seq IS NULL) older ON true
  WHERE q.name = $2::text
+   AND (EXISTS (SELECT FROM queen.partition_consumers k WHERE k.partition_id = p.id AND k.consumer_group = $1::text)
+        OR EXISTS (SELECT FROM queen.consumer_groups_metadata g
+                    WHERE g.consumer_group = $1::text AND g.queue_name = q.name AND g.partition_name IN ('', p.name) AND g.namespace = '' AND g.task = ''))
  ORDER BY p.id
     ON CONFLICT (partition_id, consumer_group) DO UPDATE
    SET last_consumed_id = excluded.last_consumed_id, last_consumed_created_at = excluded.last_consumed_created_at,
