@@ -112,6 +112,35 @@ func TestASeekMovesTheCursorsThatAreThere(t *testing.T) {
 	})
 }
 
+// A group that is told where to begin in a namespace has a beginning in each of its queues:
+// there a seek is as good as in one that it was told of by name.
+func TestASeekGoesBeforeWhatANamespaceSays(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.push("q", "p1", "a")
+		w.push("", "p2", "b")
+		w.sql(`UPDATE queen.queues SET namespace = 'n' WHERE name = 'q'`)
+		w.sql(`INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, namespace, task, subscription_mode, subscription_timestamp)
+			VALUES ('g', '', '', 'n', '', 'new', '2100-01-01'), ('all', '', '*', '*', '*', 'new', '2100-01-01'), ('other', '', '', 'm', '', 'new', '2100-01-01')`)
+		seek := func(group, queue, body string, n int) {
+			t.Helper()
+			x := w.ask("POST", "/api/v1/consumer-groups/"+group+"/queues/"+queue+"/seek", body)
+			if want := fmt.Sprintf(`"partitionsUpdated":%d,`, n); x.status != 200 || !strings.Contains(x.body, want) {
+				t.Errorf("%s in %q: %s", group, queue, x.body)
+			}
+		}
+		for _, group := range []string{"g", "all"} {
+			seek(group, "q", `{"toEnd":true}`, 1)
+			seek(group, "q", `{"timestamp":"2020-01-01"}`, 1)
+		}
+		seek("other", "q", `{"timestamp":"2020-01-01"}`, 0)
+		seek("g", "", `{"timestamp":"2020-01-01"}`, 0)
+		w.holds(`SELECT consumer_group, queue_name, namespace, date(subscription_timestamp) FROM queen.consumer_groups_metadata WHERE consumer_group IN ('g', 'all', 'other') ORDER BY 1, 2`,
+			"all||*|2100-01-01", "all|q||2020-01-01", "g||n|2100-01-01", "g|q||2020-01-01", "other||m|2100-01-01")
+		w.ask("DELETE", "/api/v1/consumer-groups/g/queues/", "")
+		w.holds(`SELECT count(*) FROM queen.consumer_groups_metadata WHERE consumer_group = 'g'`, "2")
+	})
+}
+
 func TestAGroupSeeksToATime(t *testing.T) {
 	onBoth(t, func(w *adminWorld) {
 		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)

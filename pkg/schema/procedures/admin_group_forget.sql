@@ -1,4 +1,5 @@
--- group delete: where the group begins goes too.
+-- group delete: where the group begins goes too; what it is told of a namespace stays while
+-- it is forgotten in one queue.
 -- $1 text group, $2 text queue (null: all)
 DELETE FROM queen.consumer_groups_metadata
- WHERE consumer_group = $1::text AND ($2::text IS NULL OR queue_name = $2::text);
+ WHERE consumer_group = $1::text AND ($2::text IS NULL OR queue_name = $2::text AND namespace = '' AND task = '');

@@ -23,7 +23,11 @@ SELECT gen_random_uuid(), p.id, $1::text,
  WHERE q.name = $2::text
    AND (EXISTS (SELECT FROM queen.partition_consumers k WHERE k.partition_id = p.id AND k.consumer_group = $1::text)
         OR EXISTS (SELECT FROM queen.consumer_groups_metadata g
-                    WHERE g.consumer_group = $1::text AND g.queue_name = q.name AND g.partition_name IN ('', p.name) AND g.namespace = '' AND g.task = ''))
+                    WHERE g.consumer_group = $1::text
+                      AND (g.queue_name = q.name AND g.partition_name IN ('', p.name) AND g.namespace = '' AND g.task = ''
+                           OR g.queue_name = '' AND g.partition_name = '' AND (g.namespace <> '' OR g.task <> '')
+                              AND g.namespace IN ('', q.namespace) AND g.task IN ('', q.task)
+                           OR g.queue_name = '' AND g.partition_name = '*' AND g.namespace = '*' AND g.task = '*')))
  ORDER BY p.id
     ON CONFLICT (partition_id, consumer_group) DO UPDATE
    SET last_consumed_id = excluded.last_consumed_id, last_consumed_created_at = excluded.last_consumed_created_at,
