@@ -145,6 +145,51 @@ func TestANewGroupHasWhatComesIntoQueuesThatAreNotThereYet(t *testing.T) {
 	sound(t, db)
 }
 
+// Also when queend knows the group already, and knows that there is nothing for it: what
+// comes while a pop that wants the new waits is new.
+func TestWhatComesWhileANewGroupWaitsIsItsOwn(t *testing.T) {
+	db := postgrestest.Database(t)
+	a := start(t, "DATABASE_URL="+db, "NUM_WORKERS=2")
+	b := start(t, "DATABASE_URL="+db, "NUM_WORKERS=2")
+	configure := func(name string) {
+		t.Helper()
+		if status, _, text := a.ask("POST", "/api/v1/configure", `{"queue":"`+name+`","namespace":"ns-`+name+`"}`); status != 200 {
+			t.Fatal(status, text)
+		}
+	}
+	f := func(q, path string, before func(path string)) {
+		t.Helper()
+		configure(q)
+		path += "consumerGroup=" + q
+		if got := a.pop(path); len(got.Messages) != 0 { // wants nothing in particular
+			t.Fatal(got.text)
+		}
+		before(path)
+		if got := a.pop(path + "&subscriptionMode=new"); len(got.Messages) != 0 {
+			t.Fatal(got.text)
+		}
+		b.put(t, `{"queue":"`+q+`","partition":"p"}`)
+		if got := a.pop(path + "&subscriptionMode=new&wait=true&timeout=10000"); len(got.Messages) != 1 {
+			t.Errorf("%s: %s", path, got.text)
+		}
+	}
+	nothing := func(string) {}
+	deleted := func(path string) {
+		if got := a.pop(path + "&subscriptionMode=new"); len(got.Messages) != 0 {
+			t.Fatal(got.text)
+		}
+		_, group, _ := strings.Cut(path, "consumerGroup=")
+		if status, _, text := a.ask("DELETE", "/api/v1/consumer-groups/"+group, ""); status != 200 {
+			t.Fatal(status, text)
+		}
+	}
+	f("one", "/queue/one?", nothing)
+	f("part", "/queue/part/partition/p?", nothing)
+	f("many", "?namespace=ns-many&", nothing)
+	f("one-deleted", "/queue/one-deleted?", deleted)
+	sound(t, db)
+}
+
 func TestAParkedPopIsWoken(t *testing.T) {
 	db := postgrestest.Database(t)
 	a := start(t, "DATABASE_URL="+db, "NUM_WORKERS=2")

@@ -494,7 +494,7 @@ func (s *server) stores(i int, domain *queue.Config) api.Stores {
 	poll := s.polls[i]
 	return api.Stores{
 		Push: poll, PushLegacy: poll.Around(s.legacy[i]), Pop: poll, Ack: poll, Transaction: poll,
-		Changed: s.board.Changed, Config: domain, IDs: s.ids[i],
+		Changed: s.board.Changed, AllChanged: s.board.AllChanged, Config: domain, IDs: s.ids[i],
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,7 @@ type outcome struct {
 	status  int
 	body    []byte
 	changed []string // queues whose messages may have become claimable
+	all     bool     // those of any may have
 }
 
 // refusal is an error that is the client's own: its status and its sentence.
@@ -97,6 +99,9 @@ func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
 			for _, name := range o.changed {
 				r.stores.Changed(name)
 			}
+		}
+		if r.stores.AllChanged != nil && o.all {
+			r.stores.AllChanged()
 		}
 		if o.status == 0 {
 			o.status = 200
@@ -246,11 +251,10 @@ func timeFilter(x Exchange, name string) any {
 	if !given {
 		return nil
 	}
-	if i := strings.LastIndexByte(value, ' '); i >= 0 && strings.ContainsRune(value[:i], ':') && i+1 < len(value) && value[i+1]-'0' < 10 {
-		value = value[:i] + "+" + value[i+1:]
-	}
-	return value
+	return lostPlus.ReplaceAllString(value, "$1+$2")
 }
+
+var lostPlus = regexp.MustCompile(`^(.*\d:\d.*) (\d{2}(?::?\d{2})?)$`)
 
 // endless says whether a time that PostgreSQL reads is none: before all times, or after
 // them.

@@ -90,7 +90,8 @@ func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 		Admin: func(work func(Session), done func()) bool {
 			return admin.Do(func(s *admindb.Session) { work(s); post(done) })
 		},
-		Changed: func(name string) { w.changed = append(w.changed, name) },
+		Changed:    func(name string) { w.changed = append(w.changed, name) },
+		AllChanged: func() { w.changed = append(w.changed, "*") },
 	})
 	return w
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"strconv"
 )
 
@@ -31,9 +32,9 @@ func (r *Router) forgetGroup(x Exchange, name string, queue any) {
 	}
 	r.administer(x, func(s Session) (outcome, error) {
 		var deleted int
-		var changed []string
+		var o outcome
 		err := s.Transaction(func() error {
-			deleted, changed = 0, nil
+			deleted, o = 0, outcome{}
 			if _, err := s.Rows("admin_group_lock", name, queue); err != nil {
 				return err
 			}
@@ -44,10 +45,12 @@ func (r *Router) forgetGroup(x Exchange, name string, queue any) {
 			for _, row := range rows {
 				n, _ := strconv.Atoi(string(row[1]))
 				deleted += n
-				changed = append(changed, string(row[0]))
+				o.changed = append(o.changed, string(row[0]))
 			}
 			if metadata {
-				_, err = s.Rows("admin_group_forget", name, queue)
+				if rows, err = s.Rows("admin_group_forget", name, queue); err == nil {
+					o.began(rows)
+				}
 			}
 			return err
 		})
@@ -62,8 +65,20 @@ func (r *Router) forgetGroup(x Exchange, name string, queue any) {
 			answer.text("queueName", queue.(string))
 		}
 		answer.bool("success", true)
-		return outcome{body: answer.end(), changed: changed}, nil
+		o.body = answer.end()
+		return o, nil
 	})
+}
+
+// began notes where beginnings were changed: rows of a queue each, or null.
+func (o *outcome) began(rows [][][]byte) {
+	for _, row := range rows {
+		if row[0] == nil {
+			o.all = true
+		} else if name := string(row[0]); !slices.Contains(o.changed, name) {
+			o.changed = append(o.changed, name)
+		}
+	}
 }
 
 // subscription changes where a group begins in partitions that it has not read yet. The
@@ -89,16 +104,15 @@ func (r *Router) subscription(x Exchange, p Params) {
 		if err != nil {
 			return outcome{}, err
 		}
-		var changed []string
-		for _, row := range rows[1:] {
-			changed = append(changed, string(row[0]))
-		}
+		var o outcome
+		o.began(rows[1:])
 		var answer object
 		answer.text("consumerGroup", name)
 		answer.column("newTimestamp", rows[0][0])
 		answer.json("rowsUpdated", rows[0][1])
 		answer.bool("success", true)
-		return outcome{body: answer.end(), changed: changed}, nil
+		o.body = answer.end()
+		return o, nil
 	})
 }
 

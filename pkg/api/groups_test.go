@@ -168,6 +168,8 @@ func TestAGroupSeeksToATime(t *testing.T) {
 		seek("2026-01-01T04:29:59+02:00", "2026-01-01T02:29:59.000Z", "Default|g|-|0|free", "p1|g|b|2|free", "p2|g|-|0|free")
 		seek("2026-01-01 02:30:00", "2026-01-01T02:30:00.000Z", "Default|g|-|0|free", "p1|g|b|2|free", "p2|g|d|1|free")
 		seek("2100-01-01T00:00:00Z", "2100-01-01T00:00:00.000Z", "Default|g|-|0|free", "p1|g|c|3|free", "p2|g|d|1|free")
+		// It begins no later than now in partitions that are to come.
+		w.holds(`SELECT subscription_timestamp <= now() FROM queen.consumer_groups_metadata WHERE consumer_group = 'g' AND queue_name = 'q'`, "t")
 		seek("2020-01-01T00:00:00.000Z", "2020-01-01T00:00:00.000Z", "Default|g|-|0|free", "p1|g|-|0|free", "p2|g|-|0|free")
 		// What is known of an empty queue is forgotten, and where the group begins moves along.
 		w.holds(`SELECT queue_name, consumer_group FROM queen.consumer_watermarks WHERE consumer_group IN ('g', 'h') ORDER BY 1, 2`, "other|g", "q|h")
@@ -282,6 +284,21 @@ func TestAGroupIsForgotten(t *testing.T) {
 		left("", "", "")
 		w.says("DELETE", "/api/v1/consumer-groups/", "", 400, `{"error":"the name of the group is missing; that of a queue's own consumers is __QUEUE_MODE__"}`)
 		w.says("DELETE", "/api/v1/consumer-groups/none", "", 200, `{"consumerGroup":"none","deletedPartitions":0,"metadataDeleted":true,"success":true}`)
+		// Where it begins may be all that there is of a group.
+		told := func(row string) {
+			t.Helper()
+			w.sql(`INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, namespace, task, subscription_mode, subscription_timestamp) VALUES (` + row + `, 'new', now())`)
+		}
+		told(`'told', 'q', '', '', ''`)
+		told(`'told', 'q', 'p1', '', ''`)
+		told(`'told', '', '', 'n', ''`)
+		w.changed = nil
+		w.says("DELETE", "/api/v1/consumer-groups/told/queues/q", "", 200, `{"consumerGroup":"told","deletedPartitions":0,"metadataDeleted":true,"queueName":"q","success":true}`)
+		w.heard("q")
+		w.says("POST", "/api/v1/consumer-groups/told/subscription", `{"subscriptionTimestamp":"2024-01-01"}`, 200, `{"consumerGroup":"told","newTimestamp":T,"rowsUpdated":1,"success":true}`)
+		w.heard("*")
+		w.says("DELETE", "/api/v1/consumer-groups/told", "", 200, `{"consumerGroup":"told","deletedPartitions":0,"metadataDeleted":true,"success":true}`)
+		w.heard("*")
 		w.says("DELETE", "/api/v1/consumer-groups/none/queues/nothere", "", 200, `{"consumerGroup":"none","deletedPartitions":0,"metadataDeleted":true,"queueName":"nothere","success":true}`)
 		w.holds(`SELECT count(*) FROM queen.partition_consumers WHERE consumer_group = 'h'`, "3")
 		w.holds(`SELECT (SELECT count(*) FROM queen.consumer_watermarks WHERE consumer_group = 'h'), (SELECT count(*) FROM queen.consumer_groups_metadata WHERE consumer_group = 'h')`, "2|2")

@@ -87,6 +87,9 @@ type Stores struct {
 	// by a push: a cursor was moved, a message was put back, a group begins anew. It is
 	// called on the loop; may be nil.
 	Changed func(queue string)
+
+	// AllChanged is Changed for all queues, also those that are to come.
+	AllChanged func()
 }
 
 // Router answers the requests of one loop. All its methods run on that loop.

@@ -1,8 +1,6 @@
 package longpoll
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -86,10 +84,14 @@ func (s *Store) check(c *call) {
 		}
 		b.mu.Lock()
 		b.heard(&op.Watch)
-		if g := c.group; b.others && !c.again && g != nil && s.sv.Now()-g.sweptAt >= time.Duration(g.slices-1)*sweepRest {
+		if b.others && !c.again {
 			// What others have pushed they tell within a moment; he asks now.
-			c.again = true
-			g.swept = false
+			for _, g := range b.groupsOf(c) {
+				if s.sv.Now()-g.sweptAt >= time.Duration(g.slices-1)*sweepRest {
+					c.again = true
+					g.swept = false
+				}
+			}
 		}
 		b.unlock()
 		s.arm()
@@ -143,13 +145,10 @@ func (b *Board) heard(w *queue.WatchRequest) {
 			}
 			b.changed(t.Queue, t.Partition, name)
 		case everyGroup:
-			delete(b.met, t.Queue)
-			groups := b.byQueue[t.Queue]
 			if *t == everything {
-				groups = slices.Collect(maps.Values(b.groups))
-			}
-			for _, g := range groups {
-				b.unsweep(g)
+				b.allChanged()
+			} else {
+				b.queueChanged(t.Queue)
 			}
 		default:
 			b.freed(t.Queue, t.Group, t.Partition, true)
@@ -178,7 +177,7 @@ func (s *Store) sweep(c *call, g *group) {
 	}
 	if start {
 		b.stats.Sweeps.Add(1)
-		s.slice(g, queue.UUID{}, c.op.Pop.Subscription)
+		s.slice(g, queue.UUID{})
 	}
 }
 
@@ -215,7 +214,7 @@ func (b *Board) slicePartitions(after queue.UUID) int {
 }
 
 // slice asks for one slice of a sweep, and then for the next.
-func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
+func (s *Store) slice(g *group, after queue.UUID) {
 	b := s.board
 	b.stats.Slices.Add(1)
 	partitions := b.slicePartitions(after)
@@ -224,7 +223,7 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 	b.mu.Unlock()
 	s.ask(func(op *queue.Op) {
 		w := &op.Watch
-		w.Kind, w.Group, w.After, w.Partitions, w.Subscription = queue.WatchSweep, g.Group, after, partitions, from
+		w.Kind, w.Group, w.After, w.Partitions = queue.WatchSweep, g.Group, after, partitions
 	}, func(op *queue.Op) {
 		now := s.sv.Now()
 		b.mu.Lock()
@@ -247,7 +246,7 @@ func (s *Store) slice(g *group, after queue.UUID, from queue.Subscription) {
 		b.unlock()
 		s.arm()
 		if op.Watch.More {
-			s.slice(g, op.Watch.Next, queue.Subscription{})
+			s.slice(g, op.Watch.Next)
 		}
 	})
 }
@@ -268,10 +267,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 		b.mu.Unlock()
 		b.active.Store(true)
 		s.ask(func(ask *queue.Op) {
-			// Where the group begins is written down now, also for queues that are to come.
-			w := &ask.Watch
-			w.Kind, w.Group.Name, w.Subscription = queue.WatchQueues, string(op.Pop.Group), op.Pop.Subscription
-			w.Namespace, w.Task = op.Pop.Namespace, op.Pop.Task
+			ask.Watch.Kind, ask.Watch.Namespace, ask.Watch.Task = queue.WatchQueues, op.Pop.Namespace, op.Pop.Task
 		}, func(ask *queue.Op) {
 			if ask.Fault.Code != queue.OK {
 				s.failed(c, ask.Fault)
@@ -349,7 +345,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	b.unlock()
 	for _, g := range unswept {
 		b.stats.Sweeps.Add(1)
-		s.slice(g, queue.UUID{}, op.Pop.Subscription)
+		s.slice(g, queue.UUID{})
 	}
 	switch {
 	case under != nil && op.Pop.Wait, under == nil && wait:
@@ -360,6 +356,19 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 	default:
 		s.check(c)
 	}
+}
+
+// groupsOf are the groups that c looks into.
+func (b *Board) groupsOf(c *call) (groups []*group) {
+	if c.group != nil {
+		return []*group{c.group}
+	}
+	for _, q := range c.queues {
+		if g := b.groups[queue.Group{Queue: q, Name: string(c.op.Pop.Group)}]; g != nil {
+			groups = append(groups, g)
+		}
+	}
+	return groups
 }
 
 // wants says whether a pop of many queues means this one.

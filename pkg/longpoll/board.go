@@ -33,6 +33,9 @@ type Board struct {
 	tell     map[queue.Told]struct{}
 	names    map[string]string // of queues and partitions, for tell
 
+	begun     map[string]time.Duration // beginnings that were seen to be written down, and when
+	forgotten uint64                   // times that they were forgotten
+
 	met      map[string]struct{} // queues that pops of many queues have looked for
 	meetings atomic.Uint64       // times that they had to
 	many     bool                // there was one
@@ -76,7 +79,7 @@ func NewBoard(self queue.UUID, worker string, limits Limits) *Board {
 	or(&limits.EntriesMax, EntriesMaxDefault)
 	return &Board{
 		limits: limits, self: self, worker: worker,
-		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{}, names: map[string]string{}, met: map[string]struct{}{},
+		groups: map[queue.Group]*group{}, byQueue: map[string][]*group{}, filters: map[string]*waiters{}, tell: map[queue.Told]struct{}{}, names: map[string]string{}, met: map[string]struct{}{}, begun: map[string]time.Duration{},
 	}
 }
 

@@ -87,6 +87,9 @@ func (s *Store) attempt(c *call) {
 	op, b, now := c.op, s.board, s.sv.Now()
 	op.Again()
 	op.Pop.Paused = false
+	if !s.begun(c, now) {
+		return
+	}
 	b.stats.Attempts.Add(1)
 	b.mu.Lock()
 	if b.flags.Pop {
@@ -128,7 +131,7 @@ func (s *Store) attempt(c *call) {
 	b.unlock()
 	if sweep {
 		b.stats.Sweeps.Add(1)
-		s.slice(g, queue.UUID{}, op.Pop.Subscription)
+		s.slice(g, queue.UUID{})
 	}
 	switch {
 	case g == nil:

@@ -68,6 +68,9 @@ func whatHappens(t *rapid.T) {
 				case queue.ManyQueues:
 					p.Namespace = []byte(queues.Draw(t, "namespace"))
 				}
+				if rapid.IntRange(0, 3).Draw(t, "new") == 0 {
+					isNew(p)
+				}
 			})
 			waiting = append(waiting, op)
 		},

@@ -22,6 +22,7 @@ type Store struct {
 	stalled []*call // PostgreSQL is away: tried again when it is back
 	calls   []*call // free list
 	asks    []*ask  // free list
+	key     []byte  // scratch
 	closed  bool
 
 	drainFn, expireFn, timeFn, recoveredFn func()
@@ -197,14 +198,40 @@ var everything = queue.Told{Group: everyGroup}
 // through this store: what is on the board of it may be wrong. Any goroutine.
 func (b *Board) Changed(q string) {
 	b.mu.Lock()
-	delete(b.met, q)
-	for _, g := range b.byQueue[q] {
-		b.unsweep(g)
-	}
+	b.queueChanged(q)
 	if b.others {
 		b.told(queue.Told{Queue: q, Group: everyGroup})
 	}
 	b.unlock()
+}
+
+// AllChanged is Changed for all queues, also those that are to come. Any goroutine.
+func (b *Board) AllChanged() {
+	b.mu.Lock()
+	b.allChanged()
+	if b.others {
+		b.told(everything)
+	}
+	b.unlock()
+}
+
+func (b *Board) queueChanged(q string) {
+	b.unbegin()
+	delete(b.met, q)
+	for _, g := range b.byQueue[q] {
+		b.unsweep(g)
+	}
+}
+
+func (b *Board) allChanged() {
+	b.unbegin()
+	clear(b.met)
+	for _, g := range b.groups {
+		b.unsweep(g)
+	}
+	for _, list := range b.filters {
+		b.wakeAll(list)
+	}
 }
 
 // everyGroup tells other processes that any partition of a queue may have changed. If a

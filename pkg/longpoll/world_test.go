@@ -33,6 +33,7 @@ type world struct {
 	answers map[*queue.Op]bool
 	leases  []lease // held by clients
 	acks    map[*queue.Op]lease
+	begun   map[string]int // beginnings that were asked to be written down, how often
 	lastID  uint64
 }
 
@@ -60,7 +61,7 @@ type lease struct {
 const leaseTime = 30 * time.Second
 
 func newWorld(loops int, limits Limits) *world {
-	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, acks: map[*queue.Op]lease{}, now: time.Second, flags: queue.Flags{Known: true}}
+	w := &world{parts: map[queue.UUID]*part{}, names: map[string]queue.UUID{}, answers: map[*queue.Op]bool{}, acks: map[*queue.Op]lease{}, begun: map[string]int{}, now: time.Second, flags: queue.Flags{Known: true}}
 	w.board = NewBoard(queue.UUID{1}, "test", limits)
 	for range loops {
 		lane := fakeLane{w}
@@ -78,6 +79,9 @@ type fakeLane struct{ w *world }
 func (l fakeLane) Do(op *queue.Op) {
 	if _, stopped := l.w.board.Flags(); stopped && op.Verb == queue.Pop {
 		panic("something is claimed while pops are stopped")
+	}
+	if op.Verb == queue.Pop && op.Pop.Elsewhere() && l.w.begun[beginningOf(&op.Pop)] == 0 {
+		panic("something is claimed for a group whose beginning is not written down")
 	}
 	l.w.sent = append(l.w.sent, op)
 }
@@ -214,6 +218,8 @@ func (w *world) watch(r *queue.WatchRequest) {
 				r.Pending = append(r.Pending, queue.Claimable{Partition: id, In: max(p.lease[r.Group.Name]-w.now, 0)})
 			}
 		}
+	case queue.WatchBegin:
+		w.begun[beginning(r.Scope, r.Group.Name, r.Group.Queue, r.Part, r.Namespace, r.Task)]++
 	case queue.WatchQueues:
 		queues := map[string]bool{}
 		for _, p := range w.parts {

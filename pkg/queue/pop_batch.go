@@ -73,8 +73,7 @@ type PopBatch struct {
 // popState is what a pop needs beside its op.
 type popState struct {
 	lease     [leaseIDChars]byte
-	subscribe bool     // write down where its group begins, whatever settled says
-	queues    []string // ManyQueues: in these
+	subscribe bool // write down where its group begins, whatever settled says
 	rounds    int
 	pauses    int // rounds in which cursors were locked
 	tries     int // from here on are its tries in PopBatch.tries
@@ -757,7 +756,7 @@ func (b *PopBatch) openLater(p *PopRequest, tries []popTry) {
 // notes what is to be done before.
 func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
 	again, busy := false, false
-	s.subscribe, s.queues = false, s.queues[:0]
+	s.subscribe = false
 	for i := range tries {
 		switch t := &tries[i]; t.outcome {
 		case popAbsent:
@@ -768,9 +767,6 @@ func (b *PopBatch) again(p *PopRequest, s *popState, tries []popTry) bool {
 		case popUnsettled:
 			if s.rounds <= cursorsMax+1 {
 				s.subscribe, again = true, true
-				if p.Scope == ManyQueues {
-					s.queues = append(s.queues, string(t.queue))
-				}
 			}
 		case popRepeat:
 			switch first := b.repeated(t); first.outcome {

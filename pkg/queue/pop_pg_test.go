@@ -535,7 +535,7 @@ func TestABeginningIsTakenFromWhereTheGroupBegan(t *testing.T) {
 	watch := newRunner(t, p.db)
 	f := func(queue, namespace, task string, want ...string) {
 		t.Helper()
-		ask := func(w WatchRequest) []string {
+		ask := func(w WatchRequest) *WatchRequest {
 			t.Helper()
 			w.Group.Name, w.Subscription = "g", Subscription{Mode: SubscribeNew}
 			op := &Op{Verb: Watch, Watch: w, Done: ignored{}}
@@ -543,36 +543,105 @@ func TestABeginningIsTakenFromWhereTheGroupBegan(t *testing.T) {
 			if op.Fault.Code != OK {
 				t.Fatal(op.Fault)
 			}
-			return op.Watch.Queues
+			return &op.Watch
 		}
-		many := WatchRequest{Kind: WatchQueues}
+		many, one := WatchRequest{Kind: WatchBegin, Scope: ManyQueues}, WatchRequest{Kind: WatchBegin, Scope: OneQueue}
 		if namespace != "" {
 			many.Namespace = []byte(namespace)
 		}
 		if task != "" {
 			many.Task = []byte(task)
 		}
+		swept := func(queue string) int {
+			t.Helper()
+			sweep := WatchRequest{Kind: WatchSweep, Partitions: 9}
+			sweep.Group.Queue = queue
+			return len(ask(sweep).Pending)
+		}
 		ask(many)
 		p.push(queue, "a", 1, 1)
-		if got := ask(many); !slices.Contains(got, queue) {
-			t.Fatalf("of %s and %s are %q", namespace, task, got)
-		}
 		p.push("other."+queue, "a", 1, 1)
-		sweep := WatchRequest{Kind: WatchSweep, Partitions: 9}
-		sweep.Group.Queue = queue
-		ask(sweep)
-		sweep.Group.Queue = "other." + queue
+		ask(many)
+		one.Group.Queue = queue
+		ask(one) // it has a beginning there
+		if n := swept(queue); n != 1 {
+			t.Errorf("%d partitions have something to come", n)
+		}
 		if namespace+task != "" {
-			ask(sweep) // not of this namespace: it begins now
+			one.Group.Queue = "other." + queue
+			ask(one) // not of this namespace: it begins now
+			if n := swept("other." + queue); n != 0 {
+				t.Errorf("%d partitions of another namespace have something to come", n)
+			}
 			p.expectPop(p.any("other."+queue, "a", as("g"), batchOf(9)), "drained")
 		}
-		p.expectPop(p.any(queue, "a", as("g"), batchOf(9)), "a1 claimed")
+		p.expectPop(p.any(queue, "a", as("g"), subscribeNew, batchOf(9)), "a1 claimed")
 		meta(want...)
 	}
-	f("n.t.1", "n", "", "||n||new|1", "n.t.1||||new|1", "other.n.t.1||||new|3")
-	f("n.t.2", "", "t", "|||t|new|1", "n.t.2||||new|1", "other.n.t.2||||new|3")
-	f("n.t.3", "n", "t", "||n|t|new|1", "n.t.3||||new|1", "other.n.t.3||||new|3")
-	f("n.t.4", "", "", "|*|*|*|new|1", "n.t.4||||new|1")
+	f("n.t.1", "n", "", "||n||new|1", "other.n.t.1||||new|2")
+	f("n.t.2", "", "t", "|||t|new|1", "other.n.t.2||||new|2")
+	f("n.t.3", "n", "t", "||n|t|new|1", "other.n.t.3||||new|2")
+	f("n.t.4", "", "", "|*|*|*|new|1")
+}
+
+// A beginning in one partition says nothing of the others.
+func TestABeginningInAPartitionIsNoneInTheQueue(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "a", 1, 1)
+	p.push("q", "b", 1, 1)
+	sweep := func(want int) {
+		t.Helper()
+		op := &Op{Verb: Watch, Done: ignored{}, Watch: WatchRequest{Kind: WatchSweep, Partitions: 9}}
+		op.Watch.Group = Group{"q", "g"}
+		if newRunner(t, p.db).run(NewWatchBatch(), op); len(op.Watch.Pending) != want {
+			t.Errorf("%d partitions have something to come, not %d", len(op.Watch.Pending), want)
+		}
+	}
+	p.expectPop(of("q", "a", as("g"), subscribeNew), "drained")
+	sweep(1)
+	p.expectPop(p.any("q", "b", as("g")), "b1 claimed")
+	p.expectPop(p.any("q", "", as("h"), subscribeNew), "")
+	query(t, p.db, `UPDATE queen.consumer_groups_metadata SET consumer_group = 'g' WHERE consumer_group = 'h'`)
+	query(t, p.db, `DELETE FROM queen.partition_consumers`)
+	sweep(0) // the queue's goes before what there is not
+}
+
+// All that begin in one step are one statement, and are not forgotten in a crash.
+func TestBeginningsAreWrittenTogetherAndForGood(t *testing.T) {
+	b := NewWatchBatch()
+	for i, kind := range []WatchKind{WatchTell, WatchBegin, WatchSweep, WatchBegin} {
+		op := &Op{Verb: Watch, Done: ignored{}, Watch: WatchRequest{Kind: kind, Scope: OneQueue, Subscription: Subscription{Mode: SubscribeNew}}}
+		op.Watch.Group = Group{fmt.Sprint("q", i), "g"}
+		b.Add(op)
+	}
+	var names []string
+	for _, st := range b.Step(0) {
+		names = append(names, st.Name)
+	}
+	if got := strings.Join(names, " "); got != "pop_subscribe watch_here watch_check system_state_read watch_sweep" {
+		t.Error(got)
+	}
+}
+
+// Where a group begins in the middle of a partition its cursor says so from its first lease
+// on: what lies before is none of what the lease holds.
+func TestALeaseHoldsNothingFromBeforeTheBeginning(t *testing.T) {
+	p := fresh(t)
+	p.push("q", "a", 1, 3)
+	p.expectPop(p.any("q", "", as("g"), subscribeNew), "")
+	p.push("q", "a", 4, 2)
+	op := p.expectPop(p.any("q", "a", as("g"), subscribeNew, batchOf(9)), "a4 a5 claimed")
+	expect(t, p.db, `SELECT m.transaction_id, c.last_seq, c.lease_end_seq FROM queen.partition_consumers c JOIN queen.messages m ON (m.created_at, m.id) = (c.last_consumed_created_at, c.last_consumed_id)`, "3|3|5")
+	query(t, p.db, `DELETE FROM queen.messages WHERE transaction_id IN ('4', '5')`)
+	r := newRunner(t, p.db)
+	a, b := p.id("q", "a"), UUID{}
+	r.run(NewAckBatch(), r.ackOp(fmt.Sprintf(`{"consumerGroup":"g","acknowledgments":[{"transactionId":"5","partitionId":"%s","status":"completed","leaseId":"%s"}]}`, a.Append(nil), op.Pop.LeaseID)))
+	expect(t, p.db, `SELECT worker_id IS NULL FROM queen.partition_consumers`, "t")
+	// With autoAck, and where nothing was before, it is as it was.
+	p.push("q", "b", 1, 1)
+	p.expectPop(p.any("q", "b", as("g"), batchOf(9)), "b1 claimed")
+	b = p.id("q", "b")
+	expect(t, p.db, `SELECT last_consumed_created_at IS NULL, last_seq FROM queen.partition_consumers WHERE partition_id = '`+string(b.Append(nil))+`'`, "t|0")
 }
 
 // What belongs to the queue without a name is not told apart from what belongs to many

@@ -50,8 +50,8 @@ func (p *PopRequest) partitions() int {
 // want is how many messages it may take.
 func (p *PopRequest) want() int { return min(max(p.Batch, 0), PopBatchMax) }
 
-// elsewhere says that a group that is new should not begin at the beginning.
-func (p *PopRequest) elsewhere() bool {
+// Elsewhere says that a group that is new should not begin at the beginning.
+func (p *PopRequest) Elsewhere() bool {
 	return p.Subscription.Mode != SubscribeAll && string(p.Group) != QueueMode
 }
 
@@ -59,7 +59,7 @@ func (p *PopRequest) elsewhere() bool {
 // nothing is to be written.
 func (b *PopBatch) begins(i int) bool {
 	p, s := &b.entries[i].op.Pop, &b.pops[i]
-	if !p.elsewhere() {
+	if !p.Elsewhere() {
 		return false
 	}
 	from := len(b.subs)
@@ -79,9 +79,6 @@ func (b *PopBatch) begins(i int) bool {
 		var many groupStart
 		many.inMany(p.Namespace, p.Task)
 		add(many)
-		for _, queue := range s.queues {
-			add(groupStart{queue: queue})
-		}
 	}
 	return len(b.subs) > from
 }
@@ -267,7 +264,7 @@ func (b *PopBatch) appendClaim() {
 		p[claimPartitions] = int4Element(p[claimPartitions], r.partitions())
 		p[claimAuto] = boolElement(p[claimAuto], r.AutoAck)
 		p[claimLease] = element(p[claimLease], b.pops[t.entry].lease[:])
-		p[claimElsewhere] = boolElement(p[claimElsewhere], r.elsewhere())
+		p[claimElsewhere] = boolElement(p[claimElsewhere], r.Elsewhere())
 		p[claimShare] = int8Element(p[claimShare], share)
 	}
 	p[claimBytes] = binary.BigEndian.AppendUint64(p[claimBytes][:0], uint64(b.bytes))

@@ -18,6 +18,8 @@ const (
 	WatchTell
 	// WatchLeave says that this process ends.
 	WatchLeave
+	// WatchBegin writes down where a group begins, unless that is known already.
+	WatchBegin
 )
 
 // WatchRequest asks what changed that this process did not do itself. Its fields belong
@@ -32,11 +34,13 @@ type WatchRequest struct {
 	Tidy    bool    // WatchTell: forget what is old
 	Empty   []Group // WatchCheck, WatchTell: where nothing was found
 
-	Group                     // WatchSweep; WatchQueues: its Name
+	Group                     // WatchSweep, WatchBegin
 	After        UUID         // WatchSweep: the partitions beyond
 	Partitions   int          // WatchSweep: at most so many of them
-	Subscription Subscription // WatchSweep, WatchQueues: where the group begins, if it is new
-	Namespace    []byte       // WatchQueues; nil: any
+	Scope        PopScope     // WatchBegin: in the queue, in Part of it, or in the queues of Namespace and Task
+	Part         string       // WatchBegin
+	Subscription Subscription // WatchBegin
+	Namespace    []byte       // WatchQueues, WatchBegin; nil: any
 	Task         []byte
 
 	// The answers.

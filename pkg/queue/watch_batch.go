@@ -10,7 +10,8 @@ type WatchBatch struct {
 	stmts []Statement
 	whose []watched // per statement
 	buf   []byte    // the params' memory of one step
-	alone int       // ops are asked one by one from here on, after an error; -1: all at once
+	subs  []groupStart
+	alone int // ops are asked one by one from here on, after an error; -1: all at once
 	sent  bool
 	lost  bool
 }
@@ -58,7 +59,8 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 	clear(b.stmts)
 	b.stmts, b.whose, b.buf = b.stmts[:0], b.whose[:0], b.buf[:0]
 	checked := -1 // all checks of a step are one: what is new to one is new to all
-	lax, flags := false, false
+	// Where a group begins must not be forgotten in a crash; the rest may.
+	lax, flags := b.begins(), false
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.decided || e.op == nil || b.alone >= 0 && len(b.stmts) > 0 {
@@ -97,15 +99,14 @@ func (b *WatchBatch) Step(time.Duration) []Statement {
 				b.ask(i, flagsRows, "system_state_read")
 			}
 		case WatchSweep:
-			b.subscribe(i, w, groupStart{queue: w.Queue})
 			b.ask(i, sweepRows, "watch_sweep", b.text(w.Queue), b.text(w.Group.Name), b.uuid(w.After), b.int4(w.Partitions))
 		case WatchQueues:
-			var many groupStart
-			many.inMany(w.Namespace, w.Task)
-			b.subscribe(i, w, many)
 			b.ask(i, queuesRows, "watch_queues", b.bytesOrNull(w.Namespace), b.bytesOrNull(w.Task), b.int4(QueuesMax))
 		case WatchLeave:
 			b.ask(i, noRows, "watch_leave", b.uuid(w.Process))
+		case WatchBegin:
+			// It is in the statement of all that begin; in a step of its own, when others have
+			// failed, it is that one's only op.
 		default:
 			panic("BUG: a watch of an unknown kind")
 		}
@@ -141,14 +142,50 @@ func (b *WatchBatch) tell(i int, w *WatchRequest) {
 	b.ask(i, noRows, "watch_tell", b.uuid(w.Process), queues, parts, names, groups)
 }
 
-// subscribe appends pop_subscribe, if the op's group begins elsewhere than at the beginning.
-func (b *WatchBatch) subscribe(i int, w *WatchRequest, sub groupStart) {
-	sub.group = w.Group.Name
-	if sub.from(w.Subscription) && sub.group != QueueMode {
-		params := make([][]byte, startParams)
-		appendStarts(params, []groupStart{sub})
-		b.ask(i, noRows, "pop_subscribe", params...)
+// begins appends pop_subscribe for all ops that want it: one statement, so that their rows
+// are locked in one order. false: there is none.
+func (b *WatchBatch) begins() bool {
+	b.subs = b.subs[:0]
+	first := 0
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.decided || e.op == nil {
+			continue
+		}
+		if e.op.Watch.Kind == WatchBegin {
+			if len(b.subs) == 0 {
+				first = i
+			}
+			b.subs = append(b.subs, e.op.Watch.start())
+		}
+		if b.alone >= 0 {
+			break // the others have a step of their own
+		}
 	}
+	if len(b.subs) == 0 {
+		return false
+	}
+	params := make([][]byte, startParams)
+	appendStarts(params, b.subs)
+	b.ask(first, noRows, "pop_subscribe", params...)
+	return true
+}
+
+// start is what is to be written down.
+func (w *WatchRequest) start() groupStart {
+	s := groupStart{group: w.Group.Name}
+	switch w.Scope {
+	case OnePartition:
+		s.queue, s.partition = w.Queue, w.Part
+	case OneQueue:
+		s.queue = w.Queue
+	case ManyQueues:
+		s.inMany(w.Namespace, w.Task)
+	}
+	if !s.from(w.Subscription) {
+		panic("BUG: a group that begins at the beginning is to be written down")
+	}
+	return s
 }
 
 // empty appends watch_empty.

@@ -112,7 +112,8 @@ BEGIN
                    lease_end_created_at = end_at, lease_end_id = end_id, lease_end_seq = end_seq
              WHERE c.partition_id = place.id AND c.consumer_group = r.grp;
             one := one || jsonb_build_object('leaseId', lease, 'messages', list);
-        ELSIF began IS NOT NULL THEN
+        END IF;
+        IF began IS NOT NULL THEN
             -- What was there before the group began is passed, so that nobody looks again.
             UPDATE queen.partition_consumers c
                SET last_consumed_created_at = m.created_at, last_consumed_id = m.id, last_seq = greatest(c.last_seq, coalesce(m.seq, 0))

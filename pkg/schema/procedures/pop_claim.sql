@@ -26,7 +26,7 @@
 --
 -- A group's cursor that is null stands at the beginning, or for others than the
 -- queue's own consumers where consumer_groups_metadata says; it is moved there when
--- nothing is behind. The number of a drained cursor becomes the head's: what is
+-- nothing is behind, and with a lease: what the lease holds is what lies between the two. The number of a drained cursor becomes the head's: what is
 -- missing was deleted.
 --
 -- It comes after pop_plan, and joins nothing that a nested loop with a key does not do.
@@ -134,6 +134,7 @@ taken AS MATERIALIZED (
                                       FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, sum(512 + c.size) OVER w AS rough,
                                                    lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed
                                               FROM (SELECT j.request, j.o, j.want, j.share, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
+                                                           CASE WHEN j.cursor_at IS NULL AND NOT j.auto THEN j.start END AS begins,
                                                            x.created_at + j.delay <= j.ts AS due, pg_column_size(x.payload) AS size
                                                       FROM judged j
                                                      CROSS JOIN LATERAL (
@@ -150,7 +151,7 @@ taken AS MATERIALIZED (
              WHERE e.place = 1 OR e.bytes <= e.share
             WINDOW w AS (ORDER BY e.request, e.o, e.created_at, e.id ROWS UNBOUNDED PRECEDING)) f),
 ends AS MATERIALIZED (
-    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, ts, id, created_at, seq, followed,
+    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, ts, id, created_at, seq, followed, begins,
            count(*) OVER w AS n, sum(own) OVER w AS bytes
       FROM taken
      WHERE fits
@@ -163,16 +164,24 @@ claimed AS (
     SELECT e.partition_id, e.grp, CASE WHEN NOT e.auto THEN e.lease_id END,
            CASE WHEN NOT e.auto THEN e.ts + e.lease_time END, CASE WHEN NOT e.auto THEN e.ts END,
            CASE WHEN NOT e.auto THEN e.created_at END, CASE WHEN NOT e.auto THEN e.id END, CASE WHEN NOT e.auto THEN e.seq END,
-           CASE WHEN e.auto THEN 0 ELSE e.n END, e.created_at, e.id, coalesce(e.seq, 0), e.ts, CASE WHEN e.auto THEN e.n END, CASE WHEN e.auto THEN 1 END
+           CASE WHEN e.auto THEN 0 ELSE e.n END, CASE WHEN e.auto THEN e.created_at ELSE z.created_at END,
+           coalesce(CASE WHEN e.auto THEN e.id ELSE z.id END, '00000000-0000-0000-0000-000000000000'),
+           coalesce(CASE WHEN e.auto THEN e.seq ELSE z.seq END, 0), e.ts, CASE WHEN e.auto THEN e.n END, CASE WHEN e.auto THEN 1 END
       FROM ends e
+      LEFT JOIN LATERAL (
+           SELECT m.created_at, m.id, m.seq
+             FROM queen.messages m
+            WHERE m.partition_id = e.partition_id AND m.created_at < e.begins
+            ORDER BY m.created_at DESC, m.id DESC
+            LIMIT 1) z ON true
         ON CONFLICT (partition_id, consumer_group) DO UPDATE
        SET worker_id = excluded.worker_id, lease_expires_at = excluded.lease_expires_at, lease_acquired_at = excluded.lease_acquired_at,
            lease_end_created_at = excluded.lease_end_created_at, lease_end_id = excluded.lease_end_id, lease_end_seq = excluded.lease_end_seq,
            batch_size = excluded.batch_size, acked_count = 0,
            batch_retry_count = CASE WHEN excluded.worker_id IS NULL THEN 0 ELSE q.batch_retry_count END,
-           last_consumed_created_at = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_created_at ELSE q.last_consumed_created_at END,
-           last_consumed_id = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_id ELSE q.last_consumed_id END,
-           last_seq = CASE WHEN excluded.worker_id IS NULL THEN greatest(q.last_seq, excluded.last_seq) ELSE q.last_seq END,
+           last_consumed_created_at = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_created_at ELSE coalesce(q.last_consumed_created_at, excluded.last_consumed_created_at) END,
+           last_consumed_id = CASE WHEN excluded.worker_id IS NULL OR q.last_consumed_created_at IS NULL THEN excluded.last_consumed_id ELSE q.last_consumed_id END,
+           last_seq = CASE WHEN excluded.worker_id IS NULL OR q.last_consumed_created_at IS NULL THEN greatest(q.last_seq, excluded.last_seq) ELSE q.last_seq END,
            last_consumed_at = CASE WHEN excluded.worker_id IS NULL THEN excluded.last_consumed_at ELSE q.last_consumed_at END,
            total_messages_consumed = coalesce(q.total_messages_consumed, 0) + coalesce(excluded.total_messages_consumed, 0),
            total_batches_consumed = coalesce(q.total_batches_consumed, 0) + coalesce(excluded.total_batches_consumed, 0)),

@@ -1,7 +1,8 @@
 -- watch: a slice of a queue's partitions, in the order of their ids: those in which a
 -- group has messages to come, the longest pending first, and for how many ms more they
 -- are leased. OFFSET 0 keeps the planner from hashing all cursors there are. A group that
--- has read nothing of a partition begins at its subscription; of several the earliest
+-- has read nothing of a partition begins where it is written down: for the partition, else for
+-- the queue, else for queues of its namespace and task; of all that may be meant the earliest
 -- counts here, the claim is exact. The last row (partition null) tells the last partition
 -- looked at, if there are more.
 -- $1 text queue, $2 text group, $3 uuid after, $4 int4 partitions
@@ -12,10 +13,17 @@ WITH slice AS MATERIALIZED (
      ORDER BY l.partition_id
      LIMIT $4::int4),
 start AS MATERIALIZED (
-    SELECT coalesce(CASE WHEN $2::text <> '__QUEUE_MODE__' THEN min(m.subscription_timestamp) END, '-infinity') AS at
-      FROM queen.consumer_groups_metadata m
-     WHERE m.consumer_group = $2::text AND m.queue_name = $1::text
-       AND (m.queue_name <> '' OR m.namespace = '' AND m.task = '')),
+    SELECT CASE WHEN $2::text = '__QUEUE_MODE__' THEN '-infinity'
+                ELSE least(min(m.subscription_timestamp) FILTER (WHERE m.partition_name <> '' AND m.rank = 1),
+                           coalesce(min(m.subscription_timestamp) FILTER (WHERE m.partition_name = '' AND m.rank = 1),
+                                    min(m.subscription_timestamp) FILTER (WHERE m.rank = 2), '-infinity')) END AS at
+      FROM (SELECT g.partition_name, g.subscription_timestamp,
+                   CASE WHEN g.queue_name = $1::text AND g.namespace = '' AND g.task = '' THEN 1
+                        WHEN g.partition_name = '' AND (g.namespace <> '' OR g.task <> '') AND g.namespace IN ('', q.namespace) AND g.task IN ('', q.task) THEN 2
+                        WHEN g.partition_name = '*' AND g.namespace = '*' AND g.task = '*' THEN 2 END AS rank
+              FROM queen.consumer_groups_metadata g
+              LEFT JOIN queen.queues q ON q.name = $1::text
+             WHERE g.consumer_group = $2::text AND g.queue_name IN ($1::text, '')) m),
 behind AS MATERIALIZED (
     SELECT s.partition_id, c.lease_expires_at, coalesce(c.at, (SELECT at FROM start)) AS at,
            coalesce(c.id, '00000000-0000-0000-0000-000000000000') AS id

@@ -1,0 +1,109 @@
+package longpoll
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/queend/queend/pkg/queue"
+)
+
+// beginning names where a group begins.
+func beginning(scope queue.PopScope, group, q, part string, namespace, task []byte) string {
+	return fmt.Sprintf("%d %s %s/%s %s/%s", scope, group, q, part, namespace, task)
+}
+
+func beginningOf(p *queue.PopRequest) string {
+	return beginning(p.Scope, string(p.Group), string(p.Queue), string(p.Partition), p.Namespace, p.Task)
+}
+
+func isNew(p *queue.PopRequest) { p.Subscription = queue.Subscription{Mode: queue.SubscribeNew} }
+
+// Where a group begins is written down at its first contact, whatever the board knows of the
+// group already: else what is pushed between that and a claim is before its beginning.
+func TestABeginningIsWrittenDownBeforeAnythingElse(t *testing.T) {
+	scopes(t, func(t *testing.T, scope func(p *queue.PopRequest)) {
+		w := newWorld(2, Limits{})
+		pop := func(loop int, set ...func(p *queue.PopRequest)) *queue.Op {
+			op := w.popOp(loop, func(p *queue.PopRequest) {
+				scope(p)
+				for _, f := range set {
+					f(p)
+				}
+			})
+			w.settle()
+			return op
+		}
+		waits := func(p *queue.PopRequest) { p.Wait = true }
+		pop(0) // says nothing, and has the group swept
+		if len(w.begun) != 0 {
+			t.Fatalf("a pop that wants nothing in particular begins %v", w.begun)
+		}
+		parked := pop(1, isNew, waits)
+		if w.answers[parked] || w.begun[beginningOf(&parked.Pop)] != 1 {
+			t.Fatalf("answered %v, begun %v", w.answers[parked], w.begun)
+		}
+		f := func(what string, times int, do func()) {
+			t.Helper()
+			do()
+			w.settle()
+			if n := w.begun[beginningOf(&parked.Pop)]; n != times {
+				t.Errorf("%s: asked for %d times, not %d", what, n, times)
+			}
+		}
+		f("it is known", 1, func() { pop(0, isNew) })
+		f("it was known for a while", 2, func() { w.now += begunFor; pop(0, isNew) })
+		f("one that waits asks when its group may have been deleted", 3, w.board.AllChanged)
+		f("and by another process", 4, func() {
+			w.told = append(w.told, everything)
+			w.later()
+		})
+		f("pops are stopped", 5, func() {
+			w.now += begunFor
+			w.stop(true, true) // whoever waits is held, and says so before
+		})
+		f("PostgreSQL is away", 5, func() {
+			w.now += begunFor
+			w.away = true
+			if op := pop(0, isNew); op.Fault.Code != queue.Unavailable {
+				t.Errorf("it hears %v", op.Fault)
+			}
+		})
+	})
+}
+
+// What is deleted while it is asked for is not taken to be there.
+func TestABeginningThatIsDeletedMeanwhileIsWrittenAgain(t *testing.T) {
+	w := newWorld(1, Limits{})
+	op := w.popOp(0, isNew)
+	for len(w.done) == 0 || w.begun[beginningOf(&op.Pop)] == 0 {
+		if !w.step() {
+			t.Fatal("it is not asked for")
+		}
+	}
+	w.board.Changed("q")
+	w.settle()
+	if n := w.begun[beginningOf(&op.Pop)]; n != 2 {
+		t.Errorf("asked for %d times", n)
+	}
+}
+
+func TestTheBeginningsThatAreKnownAreBounded(t *testing.T) {
+	w := newWorld(1, Limits{})
+	for i := range begunMax + 10 {
+		w.popOp(0, func(p *queue.PopRequest) {
+			isNew(p)
+			p.Scope, p.Queue, p.Partition = queue.OnePartition, []byte("q"), []byte(fmt.Sprint(i))
+		})
+		if i%1000 == 0 {
+			w.settle()
+		}
+	}
+	w.settle()
+	if n := len(w.board.begun); n == 0 || n > begunMax {
+		t.Errorf("%d are remembered", n)
+	}
+	if w.now > time.Minute {
+		t.Error("time has passed")
+	}
+}
