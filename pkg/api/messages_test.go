@@ -203,6 +203,44 @@ func (w *adminWorld) leases(partition string, want ...string) {
 		WHERE c.partition_id = '`+partition+`' ORDER BY 1`, want...)
 }
 
+// What is counted as retries was perhaps the doing of a message that goes; the next one must
+// not become a dead letter for it.
+func TestRetriesOfAMessageThatIsGoneAreForgotten(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.push("q", "p", "a", "b", "c", "d")
+		p := w.partition("q", "p")
+		w.sql(`INSERT INTO queen.partition_consumers (partition_id, consumer_group) VALUES ($1, 'new')`, p)
+		w.consume(p, "past", "a")
+		w.consume(p, "further", "b")
+		w.lease(p, "further")
+		retries := func(want ...string) {
+			t.Helper()
+			w.holds(`SELECT consumer_group, batch_retry_count FROM queen.partition_consumers WHERE partition_id = '`+p+`' ORDER BY 1`, want...)
+			w.sql(`UPDATE queen.partition_consumers SET batch_retry_count = 2`)
+		}
+		retries("further|0", "new|0", "past|0")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/a", "")
+		retries("further|2", "new|0", "past|2")
+		w.ask("POST", "/api/v1/messages/"+p+"/b/retry", "")
+		retries("further|2", "new|0", "past|0")
+		w.ask("POST", "/api/v1/messages/"+p+"/d/dlq", `{"consumerGroup":"new"}`) // the others have it to come: refused
+		retries("further|2", "new|2", "past|2")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/d", "")
+		retries("further|0", "new|0", "past|0")
+	})
+}
+
+// An ack that has read a lease as it was must look again when the lease has become shorter.
+func TestALeaseThatIsMadeShorterIsAnotherOne(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p", "a", "b")
+	p := w.partition("q", "p")
+	w.lease(p, "g")
+	before := w.one(`SELECT lease_expires_at FROM queen.partition_consumers`)
+	w.ask("DELETE", "/api/v1/messages/"+p+"/b", "")
+	w.holds(`SELECT lease_expires_at = '`+before+`'::timestamptz + interval '1 microsecond' FROM queen.partition_consumers`, "t")
+}
+
 func TestALeaseDoesNotWaitForAMessageThatIsGone(t *testing.T) {
 	onBoth(t, func(w *adminWorld) {
 		w.push("q", "p", "a", "b", "c")

@@ -93,7 +93,7 @@ func database(t *testing.T, sql string) *db {
 	t.Cleanup(func() { d.conn.Close(context.Background()) })
 	switch {
 	case old:
-		d.run(`TRUNCATE queen.queues, queen.messages, queen.retention_history, queen.messages_consumed, queen.queend_changes CASCADE`)
+		d.run(`TRUNCATE queen.queues, queen.messages, queen.retention_history, queen.messages_consumed, queen.queend_changes, queen.consumer_groups_metadata CASCADE`)
 	case sql != "":
 		d.run("%s", sql)
 	}

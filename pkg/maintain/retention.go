@@ -49,11 +49,13 @@ type loss struct {
 	last      *int64 // the greatest number, if any had one
 	firstAt   pgtype.Timestamptz
 	firstID   pgtype.UUID
+	lastAt    pgtype.Timestamptz
+	lastID    pgtype.UUID
 	seqs      []int64
 }
 
 func scanLoss(rows pgx.Rows, l *loss) error {
-	return rows.Scan(&l.partition, &l.n, &l.last, &l.firstAt, &l.firstID, &l.seqs)
+	return rows.Scan(&l.partition, &l.n, &l.last, &l.firstAt, &l.firstID, &l.lastAt, &l.lastID, &l.seqs)
 }
 
 func (r *retention) step(ctx context.Context, t *turn) (outcome, error) {
@@ -129,16 +131,18 @@ func (r *retention) delete(ctx context.Context, t *turn, slice []span) (losses [
 	return losses, n, err
 }
 
-// release ends the leases of which nothing is left.
+// release ends the leases of which nothing is left, and forgets what was counted as retries
+// of what went.
 func (r *retention) release(ctx context.Context, t *turn, losses []loss) error {
 	if len(losses) == 0 {
 		return nil
 	}
-	parts := make([]pgtype.UUID, len(losses))
+	var parts, ids []pgtype.UUID
+	var ats []pgtype.Timestamptz
 	for i := range losses {
-		parts[i] = losses[i].partition
+		parts, ats, ids = append(parts, losses[i].partition), append(ats, losses[i].lastAt), append(ids, losses[i].lastID)
 	}
-	_, err := t.exec(ctx, "maintain_leases", parts)
+	_, err := t.exec(ctx, "maintain_leases", parts, ats, ids)
 	return err
 }
 

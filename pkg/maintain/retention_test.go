@@ -109,6 +109,24 @@ func TestCompletedRetentionKeepsWhatSomeGroupHasNotRead(t *testing.T) {
 	f("two groups", "3,4,5,6", "2|6", func(d *db) { d.read("a", "g", 4); d.read("a", "h", 2) })
 	f("a group that has not begun", "1,2,3,4,5,6", "0|6", func(d *db) { d.read("a", "g", 4); d.begin("a", "h") })
 	f("consumed and not old", "6", "5|6", func(d *db) { d.read("a", "g", 6) })
+	told := func(group, from string, seq int) func(d *db) {
+		return func(d *db) {
+			d.read("a", "g", 6)
+			d.run(`UPDATE queen.queues SET namespace = 'n', task = 't';
+				INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, partition_name, namespace, task, subscription_mode, subscription_timestamp)
+				SELECT '%s', %s, 'new', created_at FROM queen.messages WHERE seq = %d`, group, from, seq)
+		}
+	}
+	f("one that begins in its queue and has not come", "3,4,5,6", "2|6", told("late", `'q', '', '', ''`, 3))
+	f("in its partition", "3,4,5,6", "2|6", told("late", `'q', 'a', '', ''`, 3))
+	f("in its namespace", "3,4,5,6", "2|6", told("late", `'', '', 'n', ''`, 3))
+	f("in its namespace and task", "3,4,5,6", "2|6", told("late", `'', '', 'n', 't'`, 3))
+	f("in all queues", "3,4,5,6", "2|6", told("late", `'', '*', '*', '*'`, 3))
+	f("in another partition", "6", "5|6", told("late", `'q', 'b', '', ''`, 3))
+	f("in another namespace", "6", "5|6", told("late", `'', '', 'm', ''`, 3))
+	f("in the queue without a name", "6", "5|6", told("late", `'', '', '', ''`, 3))
+	f("one that has come", "6", "5|6", told("g", `'q', '', '', ''`, 3))
+	f("later than others have read", "5,6", "4|6", func(d *db) { told("late", `'q', '', '', ''`, 6)(d); d.read("a", "g", 4) })
 	f("switched off", "1,2,3,4,5,6", "0|6", func(d *db) {
 		d.read("a", "g", 6)
 		d.run("UPDATE queen.queues SET retention_enabled = false")
@@ -175,8 +193,15 @@ func TestALeaseOfWhichNothingIsLeftEnds(t *testing.T) {
 				d.run(`UPDATE queen.partition_consumers SET lease_end_id = NULL, lease_end_created_at = NULL WHERE consumer_group = 'unknown'`)
 				d.begin("b", "other")
 				lease("b", "other", 2)
+				// What failed may have been what goes.
+				for group, seq := range map[string]int{"failed": 2, "failed later": 4, "all of it": 2, "part": 3} {
+					d.read("a", group, seq)
+					d.run(`UPDATE queen.partition_consumers SET batch_retry_count = 2 WHERE consumer_group = '%s'`, group)
+				}
 				d.cycle(d.maintainer(Options{}), job)
 				d.is("5,6", left, "a")
+				d.is("all of it|0\nfailed|0\nfailed later|2\npart|0", `SELECT consumer_group, batch_retry_count FROM queen.partition_consumers WHERE consumer_group IN ('failed', 'failed later', 'all of it', 'part') ORDER BY 1`)
+				d.run(`DELETE FROM queen.partition_consumers WHERE consumer_group LIKE 'failed%%'`)
 				d.is("all of it|free|0\nnew|free|0\nother|held|2\npart|held|2\nunknown|held|2", `SELECT consumer_group, CASE num_nonnulls(worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq)
 					WHEN 0 THEN 'free' ELSE 'held' END, batch_size FROM queen.partition_consumers ORDER BY 1`)
 				d.is("q|a|all of it\nq|a|new", `SELECT queue_name, partition_name, consumer_group FROM queen.queend_changes WHERE process IS NULL AND consumer_group IS NOT NULL ORDER BY 3`)

@@ -28,6 +28,7 @@ gone AS (
     RETURNING partition_id, created_at, id, seq)
 SELECT partition_id, count(*), max(seq),
        (array_agg(created_at ORDER BY created_at, id))[1], (array_agg(id ORDER BY created_at, id))[1],
+       (array_agg(created_at ORDER BY created_at DESC, id DESC))[1], (array_agg(id ORDER BY created_at DESC, id DESC))[1],
        array_agg(seq ORDER BY seq) FILTER (WHERE seq IS NOT NULL)
   FROM gone
  GROUP BY partition_id
