@@ -365,6 +365,18 @@ func TestOneAckIsTakenEndToEnd(t *testing.T) {
 }
 
 // However the messages are sought, what becomes of their acks is the same.
+// An ack that is said again is no other message's.
+func TestAnAckThatIsRepeatedIsNotCountedBeyondTheLease(t *testing.T) {
+	s := newRunner(t, database(t)).stream("orders", 2)
+	s.lease("g", "L1", 2)
+	for range 4 {
+		s.call("g", "yes", "m1 completed L1")
+	}
+	s.expectState("g", "at m1 lease L1 2/2 consumed 1/0 seq 1")
+	s.call("g", "yes released", "m2 completed L1")
+	s.expectState("g", "at m2 consumed 2/1 seq 2")
+}
+
 // A lease whose last messages were deleted ends with the last one that is there.
 func TestALeaseEndsWithWhatIsLeftOfIt(t *testing.T) {
 	s := newRunner(t, database(t)).stream("orders", 12)

@@ -260,7 +260,7 @@ func (c *cursor) pass(r *ackRef, checked bool, e *effect) bool {
 		e.messages++
 	}
 	// What was passed before counts if it came with the lease; else it may be of another one.
-	if c.leased() && (moved || checked) {
+	if c.leased() && (moved || checked) && c.acked < c.size {
 		c.acked++
 	}
 	if !c.reached() {
