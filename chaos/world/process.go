@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -12,6 +13,7 @@ import (
 type Usage struct {
 	RSS, Peak   int64 // bytes resident now, and at most so far
 	Descriptors int
+	Accepted    int // of them: TCP connections to ports on which the process listens
 	CPU         time.Duration
 }
 
@@ -23,7 +25,7 @@ func Process(pid int) (u Usage) {
 	}
 	u.RSS, u.Peak = kilobytes(status, "VmRSS:"), kilobytes(status, "VmHWM:")
 	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	u.Descriptors = len(fds)
+	u.Descriptors, u.Accepted = len(fds), accepted(pid, fds)
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]); len(fields) > 12 {
 		user, _ := strconv.Atoi(string(fields[11]))
@@ -31,6 +33,39 @@ func Process(pid int) (u Usage) {
 		u.CPU = time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
 	}
 	return u
+}
+
+// accepted counts the sockets among a process's descriptors that others have connected to.
+func accepted(pid int, fds []os.DirEntry) (n int) {
+	own := map[string]bool{}
+	for _, fd := range fds {
+		link, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd.Name()))
+		if inode, ok := strings.CutPrefix(link, "socket:["); ok {
+			own[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	const listening = "0A"
+	listens, ports := map[string]bool{}, []string{}
+	for _, file := range []string{"tcp", "tcp6"} {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, file))
+		for line := range bytes.Lines(text) {
+			f := strings.Fields(string(line)) // sl local remote state … inode is the tenth
+			if len(f) < 10 || !own[f[9]] {
+				continue
+			}
+			if _, port, _ := strings.Cut(f[1], ":"); f[3] == listening {
+				listens[port] = true
+			} else {
+				ports = append(ports, port)
+			}
+		}
+	}
+	for _, port := range ports {
+		if listens[port] {
+			n++
+		}
+	}
+	return n
 }
 
 // StandsStill waits until all threads of a stopped process do (state T in proc(5)): one that

@@ -55,6 +55,32 @@ func TestACutWireLosesEverythingWithoutAWord(t *testing.T) {
 	}
 }
 
+// What a process has dialled itself, and what listens, is not counted.
+func TestConnectionsThatOthersMadeAreCounted(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	before := Process(os.Getpid())
+	for range 3 {
+		client, err := net.DialTimeout("tcp", listener.Addr().String(), neverHangs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		server, err := listener.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+	}
+	now := Process(os.Getpid())
+	if now.Accepted-before.Accepted != 3 || now.Descriptors-before.Descriptors != 6 {
+		t.Errorf("%+v, then %+v", before, now)
+	}
+}
+
 func TestACutOfThePowerLosesWhatWasNotSynced(t *testing.T) {
 	w := &World{Dir: t.TempDir()}
 	m, err := w.MakeImage()
