@@ -254,7 +254,7 @@ func timeFilter(x Exchange, name string) any {
 	return lostPlus.ReplaceAllString(value, "$1+$2")
 }
 
-var lostPlus = regexp.MustCompile(`^(.*\d:\d.*) (\d{2}(?::?\d{2})?)$`)
+var lostPlus = regexp.MustCompile(`^(\d{4}-\d\d-\d\d[T ]\d\d:\d\d\S*) (\d{2}(?::?\d{2})?)$`)
 
 // endless says whether a time that PostgreSQL reads is none: before all times, or after
 // them.

@@ -58,6 +58,7 @@ func TestDeadLettersAreListedNewestFirst(t *testing.T) {
 		w.letters("to=2026-01-01T02:00:00.000Z", all, 2, ag, a)
 		w.letters("from=2026-01-01T02:00:00Z&to=2026-01-01T05:00:00%2B02:00", all, 2, c, ag)
 		w.letters("from=2026-01-01T02:00:00Z&to=2026-01-01T05:00:00+02:00", all, 2, c, ag) // a + that nobody escaped
+		w.letters("from=Thu+Jan+1+03:00:00+2026", all, 2, d, c)
 		w.letters("from=2026-01-01+02:00&to=2026-01-01+05:00+02", all, 2, c, ag)
 		w.says("GET", "/api/v1/dlq?from=x", "", 400, `{"error":"invalid input syntax for type timestamp with time zone: \"x\""}`)
 
