@@ -225,8 +225,10 @@ func TestRetriesOfAMessageThatIsGoneAreForgotten(t *testing.T) {
 		retries("further|2", "new|0", "past|0")
 		w.ask("POST", "/api/v1/messages/"+p+"/d/dlq", `{"consumerGroup":"new"}`) // the others have it to come: refused
 		retries("further|2", "new|2", "past|2")
-		w.ask("DELETE", "/api/v1/messages/"+p+"/d", "")
-		retries("further|0", "new|0", "past|0")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/b", "") // it was moved to the end, far from all but the lease's
+		retries("further|2", "new|2", "past|2")
+		w.ask("DELETE", "/api/v1/messages/"+p+"/d", "") // the last one of the lease, and not the next of the others
+		retries("further|0", "new|2", "past|2")
 	})
 }
 

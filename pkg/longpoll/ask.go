@@ -19,7 +19,9 @@ func (a *ask) OpDone(op *queue.Op) {
 	a.then = nil
 	then(op)
 	op.Reset()
-	a.store.asks = append(a.store.asks, a)
+	if len(a.store.asks) < callsKept {
+		a.store.asks = append(a.store.asks, a)
+	}
 }
 
 // ask sends a question; set fills it in.
@@ -137,19 +139,17 @@ func (b *Board) heard(w *queue.WatchRequest) {
 	b.others = w.Others
 	b.stats.Heard.Add(uint64(len(w.Heard)))
 	for i := range w.Heard {
-		switch t := &w.Heard[i]; t.Group {
-		case "":
+		switch t := &w.Heard[i]; {
+		case t.Group == "":
 			var name []byte
 			if t.Name != "" {
 				name = []byte(t.Name)
 			}
 			b.changed(t.Queue, t.Partition, name)
-		case everyGroup:
-			if *t == everything {
-				b.allChanged()
-			} else {
-				b.queueChanged(t.Queue)
-			}
+		case *t == everything:
+			b.allChanged()
+		case t.Group == everyGroup && t.Partition == queue.UUID{}:
+			b.queueChanged(t.Queue)
 		default:
 			b.freed(t.Queue, t.Group, t.Partition, true)
 		}
@@ -339,7 +339,7 @@ func (s *Store) attemptMany(c *call, now time.Duration) {
 		s.attemptMany(c, now) // a queue was met in this moment
 		return
 	case wait:
-		c.state = parkedUp
+		c.state, c.began = parkedUp, false
 		b.list(waitersOf(&b.filters, name), c)
 	}
 	b.unlock()

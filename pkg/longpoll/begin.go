@@ -24,7 +24,7 @@ const (
 // is written, and then c is attempted.
 func (s *Store) begun(c *call, now time.Duration) bool {
 	p := &c.op.Pop
-	if !p.Elsewhere() {
+	if !p.Elsewhere() || c.began {
 		return true
 	}
 	key := s.key[:0]
@@ -43,15 +43,24 @@ func (s *Store) begun(c *call, now time.Duration) bool {
 	c.state = asking
 	name := string(s.key)
 	s.ask(func(ask *queue.Op) {
+		if c.until != 0 {
+			ask.Deadline = min(ask.Deadline, max(c.until, now))
+		}
 		w := &ask.Watch
 		w.Kind, w.Scope, w.Subscription = queue.WatchBegin, p.Scope, p.Subscription
 		w.Group, w.Part = queue.Group{Queue: string(p.Queue), Name: string(p.Group)}, string(p.Partition)
 		w.Namespace, w.Task = p.Namespace, p.Task
 	}, func(ask *queue.Op) {
-		if ask.Fault.Code != queue.OK {
+		switch {
+		case ask.Fault.Code == queue.OK:
+		case c.until != 0 && c.until <= s.sv.Now():
+			s.finish(c) // it has waited for its time, if not for a message
+			return
+		default:
 			s.failed(c, ask.Fault)
 			return
 		}
+		c.began = true
 		b.mu.Lock()
 		if b.forgotten == forgotten { // nobody has deleted it since it was asked for
 			if len(b.begun) >= begunMax {

@@ -72,19 +72,61 @@ func TestABeginningIsWrittenDownBeforeAnythingElse(t *testing.T) {
 	})
 }
 
-// What is deleted while it is asked for is not taken to be there.
-func TestABeginningThatIsDeletedMeanwhileIsWrittenAgain(t *testing.T) {
+// What is deleted while it is asked for is not taken to be there by the next pop; whoever has
+// asked goes on, or changes that never end would keep it for ever.
+func TestABeginningThatIsDeletedMeanwhileIsAskedForOnceByEach(t *testing.T) {
 	w := newWorld(1, Limits{})
-	op := w.popOp(0, isNew)
-	for len(w.done) == 0 || w.begun[beginningOf(&op.Pop)] == 0 {
-		if !w.step() {
-			t.Fatal("it is not asked for")
+	for i := range 2 {
+		op := w.popOp(0, isNew)
+		for !w.answers[op] {
+			if n := w.begun[beginningOf(&op.Pop)]; n > i+1 {
+				t.Fatalf("pop %d: asked for %d times", i, n)
+			}
+			w.board.Changed("another")
+			if !w.step() {
+				t.Fatal("it is not answered")
+			}
+		}
+		if n := w.begun[beginningOf(&op.Pop)]; n != i+1 {
+			t.Errorf("pop %d: asked for %d times", i, n)
 		}
 	}
-	w.board.Changed("q")
+}
+
+// The time of a pop that waits is over also while PostgreSQL does not say whether its
+// beginning is written down.
+func TestABeginningIsAskedForNoLongerThanThePopWaits(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.popOp(0, func(*queue.PopRequest) {}) // PostgreSQL is heard of
 	w.settle()
-	if n := w.begun[beginningOf(&op.Pop)]; n != 2 {
-		t.Errorf("asked for %d times", n)
+	op := w.popOp(0, func(p *queue.PopRequest) {
+		isNew(p)
+		p.Wait, p.Timeout = true, 300*time.Millisecond
+	})
+	if len(w.sent) != 1 || w.sent[0].Watch.Kind != queue.WatchBegin {
+		t.Fatalf("%d sent", len(w.sent))
+	}
+	if d := w.sent[0].Deadline; d != w.now+300*time.Millisecond {
+		t.Errorf("it may take until %v, at %v", d, w.now)
+	}
+	w.now += 300 * time.Millisecond
+	w.away = true // the lane gives it back
+	w.settle()
+	if !w.answers[op] || op.Fault.Code != queue.OK || op.Pop.Count != 0 {
+		t.Errorf("answered %v, %v", w.answers[op], op.Fault)
+	}
+}
+
+// A group may be named as what stands for all of them.
+func TestAGroupWithTheNameOfAllIsOneGroup(t *testing.T) {
+	w := newWorld(1, Limits{})
+	w.popOp(0, isNew)
+	w.settle()
+	known := len(w.board.begun)
+	w.told = append(w.told, queue.Told{Queue: "q", Partition: w.push("q", "p"), Group: everyGroup})
+	w.later()
+	if len(w.board.begun) != known || known == 0 {
+		t.Errorf("%d beginnings were known, and then %d", known, len(w.board.begun))
 	}
 }
 

@@ -19,6 +19,7 @@ type call struct {
 	width   int           // how many candidates it takes
 	checked bool          // it has asked what others told
 	again   bool          // it has had the group swept for the others' sake
+	began   bool          // it has seen, since it was parked last, that its group's beginning is written down
 	woke    bool          // the board's: it was woken and not resumed yet
 	failed  queue.Fault   // the board's: what it waited for went wrong
 
@@ -208,6 +209,7 @@ func (c *call) OpDone(op *queue.Op) {
 	default:
 		b.stats.Vain.Add(1)
 		c.width = max(min(2*c.width, widthMax), c.width)
+		c.askedAt = 0 // what it tried may be none of its queues any more
 		switch {
 		case op.Pop.Scope == queue.OnePartition:
 			s.nothingThere(c)
@@ -264,7 +266,7 @@ func (s *Store) park(c *call) {
 		return
 	}
 	b.list(&g.waiting, c)
-	c.state = parkedUp
+	c.state, c.began = parkedUp, false
 	b.unlock()
 	s.rest(c)
 }
@@ -309,7 +311,7 @@ func (s *Store) nothingThere(c *call) {
 		w = waitersOf(&g.byName, string(op.Pop.Partition))
 	}
 	b.list(w, c)
-	c.state = parkedUp
+	c.state, c.began = parkedUp, false
 	b.unlock()
 	s.rest(c)
 }

@@ -121,7 +121,7 @@ func (s *Store) pause(c *call) {
 		return
 	}
 	b.list(&b.held, c)
-	c.state = parkedUp
+	c.state, c.began = parkedUp, false
 	b.unlock()
 	s.rest(c)
 }

@@ -234,8 +234,8 @@ func (b *Board) allChanged() {
 	}
 }
 
-// everyGroup tells other processes that any partition of a queue may have changed. If a
-// group has this name, its queue is swept more often than need be.
+// everyGroup, without a partition, tells other processes that any partition of a queue may
+// have changed.
 const everyGroup = "*"
 
 // Moved says that a partition was found to have messages that nobody here has pushed. Any

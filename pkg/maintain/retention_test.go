@@ -126,6 +126,11 @@ func TestCompletedRetentionKeepsWhatSomeGroupHasNotRead(t *testing.T) {
 	f("in another namespace", "6", "5|6", told("late", `'', '', 'm', ''`, 3))
 	f("in the queue without a name", "6", "5|6", told("late", `'', '', '', ''`, 3))
 	f("one that has come", "6", "5|6", told("g", `'q', '', '', ''`, 3))
+	two := func(first string, firstSeq int, second string, secondSeq int) func(d *db) {
+		return func(d *db) { told("late", first, firstSeq)(d); told("late", second, secondSeq)(d) }
+	}
+	f("what it was told of the queue goes before its namespace", "6", "5|6", two(`'', '', 'n', ''`, 3, `'q', '', '', ''`, 6))
+	f("what it was told of the partition goes before the queue", "6", "5|6", two(`'q', '', '', ''`, 3, `'q', 'a', '', ''`, 6))
 	f("later than others have read", "5,6", "4|6", func(d *db) { told("late", `'q', '', '', ''`, 6)(d); d.read("a", "g", 4) })
 	f("switched off", "1,2,3,4,5,6", "0|6", func(d *db) {
 		d.read("a", "g", 6)
@@ -200,7 +205,7 @@ func TestALeaseOfWhichNothingIsLeftEnds(t *testing.T) {
 				}
 				d.cycle(d.maintainer(Options{}), job)
 				d.is("5,6", left, "a")
-				d.is("all of it|0\nfailed|0\nfailed later|2\npart|0", `SELECT consumer_group, batch_retry_count FROM queen.partition_consumers WHERE consumer_group IN ('failed', 'failed later', 'all of it', 'part') ORDER BY 1`)
+				d.is("all of it|0\nfailed|0\nfailed later|2\npart|2", `SELECT consumer_group, batch_retry_count FROM queen.partition_consumers WHERE consumer_group IN ('failed', 'failed later', 'all of it', 'part') ORDER BY 1`)
 				d.run(`DELETE FROM queen.partition_consumers WHERE consumer_group LIKE 'failed%%'`)
 				d.is("all of it|free|0\nnew|free|0\nother|held|2\npart|held|2\nunknown|held|2", `SELECT consumer_group, CASE num_nonnulls(worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq)
 					WHEN 0 THEN 'free' ELSE 'held' END, batch_size FROM queen.partition_consumers ORDER BY 1`)

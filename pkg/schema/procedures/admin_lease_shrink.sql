@@ -1,8 +1,8 @@
 -- message delete and bury, before the message goes: where it is the last one that a lease
 -- delivered, the one before it is the last one now. If there is none, the lease ends: its
 -- holder would never get the cursor to an end that is gone. What was counted as retries may
--- have been the message's doing, and is forgotten by the groups that have not passed it. An
--- ack that has read the lease as it was must not take it for unchanged: its time is another
+-- have been the message's doing, if it was delivered with the others or is the next one: then
+-- it is forgotten. An ack that has read the lease as it was must not take it for unchanged: its time is another
 -- by a microsecond. Returns the queue for each such row.
 -- $1 uuid partition, $2 text transaction
 UPDATE queen.partition_consumers c
@@ -20,11 +20,17 @@ UPDATE queen.partition_consumers c
           FROM queen.messages m
          CROSS JOIN LATERAL (
                 SELECT k.*, coalesce((k.lease_end_created_at, k.lease_end_id) = (m.created_at, m.id), false) AS last,
-                       k.batch_retry_count > 0 AND ((m.created_at, m.id) <= (k.last_consumed_created_at, k.last_consumed_id)) IS NOT TRUE AS retried
+                       k.batch_retry_count > 0 AND ((m.created_at, m.id) <= (k.last_consumed_created_at, k.last_consumed_id)) IS NOT TRUE
+                       AND CASE WHEN k.lease_expires_at > clock_timestamp() AND k.lease_end_id IS NOT NULL
+                                THEN (m.created_at, m.id) <= (k.lease_end_created_at, k.lease_end_id)
+                                ELSE NOT EXISTS (SELECT FROM queen.messages n
+                                                  WHERE n.partition_id = $1::uuid AND (n.created_at, n.id) < (m.created_at, m.id)
+                                                    AND (n.created_at, n.id) > (coalesce(k.last_consumed_created_at, '-infinity'), k.last_consumed_id)) END AS retried
                   FROM queen.partition_consumers k
                  WHERE k.partition_id = $1::uuid
-                 ORDER BY k.consumer_group
-                   FOR UPDATE) l
+                   AND (k.batch_retry_count > 0 OR (k.lease_end_created_at, k.lease_end_id) = (m.created_at, m.id))
+                 ORDER BY k.consumer_group COLLATE "C"
+                   FOR NO KEY UPDATE) l
           LEFT JOIN LATERAL (
                 SELECT n.created_at, n.id, n.seq
                   FROM queen.messages n

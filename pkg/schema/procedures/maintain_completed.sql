@@ -2,7 +2,8 @@
 -- keeps consumed messages for a time only, those that have older ones which every group
 -- has behind its cursor. A group that has not begun, and a partition without groups,
 -- keep everything; a group that has no cursor here yet, and of which it is written down
--- where it begins, keeps what came since.
+-- where it begins, keeps what came since: it is to be deleted with its metadata when it is gone
+-- for good.
 -- $1 timestamptz now, $2 text and $3 uuid the queue and partition before the slice,
 -- $4 int4 partitions in a slice
 WITH slice AS MATERIALIZED (
@@ -19,7 +20,8 @@ WITH slice AS MATERIALIZED (
      ORDER BY q.name, l.partition_id
      LIMIT $4::int),
 told AS MATERIALIZED (
-    SELECT q.name, g.partition_name, g.consumer_group, g.subscription_timestamp AS at
+    SELECT q.name, g.partition_name, g.consumer_group, g.subscription_timestamp AS at,
+           CASE WHEN g.namespace <> '' OR g.task <> '' THEN 3 WHEN g.partition_name = '' THEN 2 ELSE 1 END AS rank
       FROM (SELECT DISTINCT name, namespace, task FROM slice) q
       JOIN queen.consumer_groups_metadata g
         ON g.queue_name = q.name AND g.namespace = '' AND g.task = ''
@@ -35,12 +37,14 @@ SELECT s.name, s.partition_id, s.cutoff,
                       WHERE g.partition_id = s.partition_id
                       ORDER BY g.last_consumed_created_at NULLS FIRST, g.last_consumed_id
                       LIMIT 1) c ON true
-  LEFT JOIN LATERAL (SELECT min(t.at) AS at
-                       FROM told t
-                      WHERE t.name = s.name
-                        AND (t.partition_name IN ('', '*') OR t.partition_name = (SELECT p.name FROM queen.partitions p WHERE p.id = s.partition_id))
-                        AND NOT EXISTS (SELECT FROM queen.partition_consumers k
-                                         WHERE k.partition_id = s.partition_id AND k.consumer_group = t.consumer_group)) b ON true
+  LEFT JOIN LATERAL (SELECT min(x.at) AS at
+                       FROM (SELECT DISTINCT ON (t.consumer_group) t.consumer_group, t.at
+                               FROM told t
+                              WHERE t.name = s.name
+                                AND (t.rank > 1 OR t.partition_name = (SELECT p.name FROM queen.partitions p WHERE p.id = s.partition_id))
+                              ORDER BY t.consumer_group, t.rank, t.at) x
+                      WHERE NOT EXISTS (SELECT FROM queen.partition_consumers k
+                                         WHERE k.partition_id = s.partition_id AND k.consumer_group = x.consumer_group)) b ON true
  CROSS JOIN LATERAL (SELECT CASE WHEN c.at IS NOT NULL THEN least(c.at, b.at) END AS at,
                             CASE WHEN b.at <= c.at THEN '00000000-0000-0000-0000-000000000000' ELSE c.id END AS id) e
   LEFT JOIN LATERAL (SELECT m.created_at, m.id
