@@ -43,9 +43,7 @@ func (s *Store) begun(c *call, now time.Duration) bool {
 	c.state = asking
 	name := string(s.key)
 	s.ask(func(ask *queue.Op) {
-		if c.until != 0 {
-			ask.Deadline = min(ask.Deadline, max(c.until, now))
-		}
+		ask.Deadline = s.deadline(c, now)
 		w := &ask.Watch
 		w.Kind, w.Scope, w.Subscription = queue.WatchBegin, p.Scope, p.Subscription
 		w.Group, w.Part = queue.Group{Queue: string(p.Queue), Name: string(p.Group)}, string(p.Partition)

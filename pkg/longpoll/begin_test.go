@@ -106,10 +106,10 @@ func TestABeginningIsAskedForNoLongerThanThePopWaits(t *testing.T) {
 	if len(w.sent) != 1 || w.sent[0].Watch.Kind != queue.WatchBegin {
 		t.Fatalf("%d sent", len(w.sent))
 	}
-	if d := w.sent[0].Deadline; d != w.now+300*time.Millisecond {
+	if d := w.sent[0].Deadline; d != w.now+300*time.Millisecond+graceful {
 		t.Errorf("it may take until %v, at %v", d, w.now)
 	}
-	w.now += 300 * time.Millisecond
+	w.now += 300*time.Millisecond + graceful
 	w.away = true // the lane gives it back
 	w.settle()
 	if !w.answers[op] || op.Fault.Code != queue.OK || op.Pop.Count != 0 {
