@@ -19,7 +19,8 @@ func (r *Router) deleteGroup(x Exchange, p Params) {
 	r.forgetGroup(x, string(p.Get(0)), nil)
 }
 
-// deleteGroupInQueue forgets a group in one queue.
+// deleteGroupInQueue forgets a group in one queue. If it is written down where the group
+// begins in the queue's namespace or task, that stays, and it begins there again.
 func (r *Router) deleteGroupInQueue(x Exchange, p Params) {
 	r.forgetGroup(x, group(p.Get(0)), string(p.Get(1)))
 }

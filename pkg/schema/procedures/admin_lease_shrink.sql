@@ -2,8 +2,8 @@
 -- delivered, the one before it is the last one now. If there is none, the lease ends: its
 -- holder would never get the cursor to an end that is gone. What was counted as retries may
 -- have been the message's doing, if it was delivered with the others or is the next one: then
--- it is forgotten. An ack that has read the lease as it was must not take it for unchanged: its time is another
--- by a microsecond. Returns the queue for each such row.
+-- it is forgotten. An ack that has read the lease as it was must not take it for unchanged:
+-- its time is another by a microsecond. Returns the queue for each such row.
 -- $1 uuid partition, $2 text transaction
 UPDATE queen.partition_consumers c
    SET lease_end_created_at = x.created_at, lease_end_id = x.id, lease_end_seq = x.seq,

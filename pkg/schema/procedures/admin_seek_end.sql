@@ -1,7 +1,7 @@
 -- seek: a group's cursors go to the heads, its leases end. A partition that the group has
 -- no cursor in is left alone, unless it is written down where the group begins there, or in
--- the queues of its namespace and task: then it gets one. Returns where each cursor was moved. A message that is pushed meanwhile lies
--- beyond the head that was read.
+-- the queues of its namespace and task: then it gets one. Returns where each cursor was
+-- moved. A message that is pushed meanwhile lies beyond the head that was read.
 -- $1 text group, $2 text queue, $3 text partition (null: all)
 INSERT INTO queen.partition_consumers AS c (id, partition_id, consumer_group, last_consumed_id, last_consumed_created_at, last_seq)
 SELECT gen_random_uuid(), p.id, $1::text, h.last_message_id,

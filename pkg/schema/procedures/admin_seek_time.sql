@@ -1,7 +1,7 @@
 -- seek to a time, 2 of 2: a group's cursor goes to the last message that is not younger,
 -- in each partition; where there is none, before the first. Leases end. A partition that the
--- group has no cursor in is left alone, as by admin_seek_end. The number of a message that a take-over has not numbered yet
--- is counted, from the newest that is not.
+-- group has no cursor in is left alone, as by admin_seek_end. The number of a message that a
+-- take-over has not numbered yet is counted, from the newest that is not.
 -- $1 text group, $2 text queue, $3 timestamptz
 INSERT INTO queen.partition_consumers AS c (id, partition_id, consumer_group, last_consumed_id, last_consumed_created_at, last_seq)
 SELECT gen_random_uuid(), p.id, $1::text,
