@@ -41,9 +41,10 @@ type Config struct {
 	// this and of StatementTimeout (queue.Allowance).
 	HungAfter time.Duration // seven eighths of FailoverTimeout
 
-	// ConnectTimeout bounds an attempt to connect to one host, and once more what is set up
-	// on the new connection. It may be longer than FailoverTimeout: ops do not wait for it.
-	// A connect_timeout in the connection string wins.
+	// ConnectTimeout bounds an attempt to reach one host; where there are several, also the
+	// time until it has let us in, and once more what is set up on the new connection. It may
+	// be longer than FailoverTimeout: ops do not wait for it. A connect_timeout in the
+	// connection string wins, and bounds all of this.
 	ConnectTimeout time.Duration // ConnectTimeoutDefault
 
 	// ProbeAfter is how long a lane may be silent, or up to a third less, before an empty
@@ -59,6 +60,7 @@ type Config struct {
 	UserTimeout       time.Duration // UserTimeoutDefault
 
 	keepaliveOff bool // keepalives=0 in the connection string
+	impatient    bool // connect_timeout is there
 
 	Limits
 
@@ -144,7 +146,7 @@ func (c *Config) connection() (*pgconn.Config, error) {
 	if err := c.takeLibpq(conn); err != nil {
 		return nil, err
 	}
-	if conn.ConnectTimeout == 0 {
+	if c.impatient = conn.ConnectTimeout != 0; !c.impatient {
 		conn.ConnectTimeout = c.ConnectTimeout
 	}
 	conn.DialFunc = c.dialer().DialContext

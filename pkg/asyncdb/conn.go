@@ -42,7 +42,7 @@ var errHung = errors.New("the server did not answer in time")
 func (c *conn) opened(write func([]byte) error, shut func()) {
 	s := c.store
 	c.write, c.shut = write, shut
-	s.dialEnded()
+	s.dialEnded(nil)
 	if s.closed {
 		c.bye()
 		return
@@ -54,6 +54,7 @@ func (c *conn) opened(write func([]byte) error, shut func()) {
 	if !s.suspect {
 		s.db.laneUp(s.id, c.link.about)
 		if !s.leftShut { // others need not hurry to a server that may say the same again
+			s.db.dials.passed(s.dialAt)
 			s.db.reachable()
 		}
 	}
@@ -304,17 +305,29 @@ func (s *Store) dialAgain(now time.Duration) {
 // redial sets the time of the next attempt, or makes it at once.
 func (s *Store) redial(now time.Duration) {
 	if s.attempts == 0 {
-		s.dial(now)
-		return
+		s.dialAgain(now)
+	} else {
+		s.dialAt = now + backoff(s.attempts, rand.Float64())
 	}
-	s.dialAt = now + backoff(s.attempts, rand.Float64())
-	s.arm(s.dialAt)
+	if !s.dialing {
+		s.arm(s.dialAt)
+	}
 }
 
-// dialSoon makes the next attempt now: another lane has come through.
+// dialSoon makes the next attempt now: another lane has come through. An attempt that was
+// there before that one's is given a moment more, and up.
 func (s *Store) dialSoon() {
-	if s.state == down && !s.dialing && !s.closed {
+	switch begun := s.dialAt; {
+	case s.state != down || s.closed:
+	case !s.dialing:
 		s.dial(s.sv.Now())
+	case s.db.dials.isStuck(begun):
+		s.sv.After(dialEvery, func() {
+			if s.dialing && s.dialAt == begun && !s.closed {
+				s.attempts = 0 // the next one need not wait
+				s.stopDial()
+			}
+		})
 	}
 }
 
@@ -327,16 +340,16 @@ func backoff(attempts int, chance float64) time.Duration {
 	return d - time.Duration(chance*float64(d)/2)
 }
 
-// dialEnded: the attempt to connect is over.
-func (s *Store) dialEnded() {
+// dialEnded: the attempt to connect is over, nil: well.
+func (s *Store) dialEnded(why error) {
 	s.stopDial()
 	s.dialing, s.stopDial = false, nil
-	s.db.dials.end()
+	s.db.dials.end(why != nil && isSilence(why))
 }
 
 // dialFailed takes the failure of an attempt to connect.
 func (s *Store) dialFailed(why error) {
-	s.dialEnded()
+	s.dialEnded(why)
 	if s.closed {
 		return
 	}

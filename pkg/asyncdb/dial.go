@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -32,44 +31,6 @@ func (s *Store) dial(now time.Duration) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stopDial = cancel
 	s.dialFn(ctx)
-}
-
-// dialEvery is how soon one lane dials again while the attempt of another has no answer
-// yet. A server that hangs keeps all of them, and must see to each when it goes on, dead as
-// it is by then: hundreds cost it seconds in which nobody comes through.
-const dialEvery = time.Second
-
-// dialLook is how soon a lane that leaves it to others looks again: theirs may have ended.
-const dialLook = 100 * time.Millisecond
-
-// dials are the attempts to connect that are under way in a process.
-type dials struct {
-	mu    sync.Mutex
-	n     int
-	begun time.Duration // the last
-}
-
-func (d *dials) begin(now time.Duration) {
-	d.mu.Lock()
-	d.n++
-	d.begun = now
-	d.mu.Unlock()
-}
-
-func (d *dials) end() {
-	d.mu.Lock()
-	d.n--
-	d.mu.Unlock()
-}
-
-// wait is how long a lane that could not connect leaves it to others; 0: it may dial.
-func (d *dials) wait(now time.Duration) time.Duration {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.n == 0 {
-		return 0
-	}
-	return max(d.begun+dialEvery-now, 0)
 }
 
 // connectAndAttach connects on a goroutine of its own, since looking up names, TLS and
@@ -144,6 +105,7 @@ type pgConn struct {
 func (db *Database) start(ctx context.Context) (pc pgConn, late map[string]string, err error) {
 	for {
 		pc.config = db.conn.Copy()
+		db.bePatient(pc.config)
 		asked := db.lateSettings.Load()
 		if asked {
 			late = splitSettings(pc.config.RuntimeParams)
@@ -156,6 +118,31 @@ func (db *Database) start(ctx context.Context) (pc pgConn, late map[string]strin
 			return pgConn{}, nil, fmt.Errorf("cannot connect to PostgreSQL: %w", err)
 		}
 		db.lateSettings.Store(true)
+	}
+}
+
+// isSilence says whether an attempt has failed because nobody answered.
+func isSilence(why error) bool {
+	return pgconn.Timeout(why) || errors.Is(why, context.DeadlineExceeded) || errors.Is(why, context.Canceled)
+}
+
+// bePatient has an attempt wait longer for a server than for the way to it, and tells the
+// others that it has reached one. Where there are several hosts the next one may be better;
+// and who has said connect_timeout means all of it.
+func (db *Database) bePatient(c *pgconn.Config) {
+	if db.manyHosts || db.config.impatient {
+		return
+	}
+	dial, timeout := c.DialFunc, c.ConnectTimeout
+	c.ConnectTimeout = max(timeout, silentMax)
+	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		nc, err := dial(ctx, network, address)
+		if err == nil {
+			db.dials.reach()
+		}
+		return nc, err
 	}
 }
 

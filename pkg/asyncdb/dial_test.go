@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -104,6 +105,40 @@ func TestAStrangerOnThePort(t *testing.T) {
 			return nil
 		}, "")
 	})
+}
+
+// A server that was reached and is silent for a while is waited for; connect_timeout in the
+// settings bounds that too.
+func TestASilentServerIsWaitedFor(t *testing.T) {
+	const timeout = 100 * time.Millisecond
+	port := script(t, func(c net.Conn) {
+		time.Sleep(3 * timeout) // the stall
+		_ = pretend(c, checkRow, "")
+	})
+	connect := func(c Config) (time.Duration, error) {
+		db := open(t, c)
+		begun := time.Now()
+		pc, _, err := db.start(context.Background())
+		if err == nil {
+			closeNow(pc.PgConn)
+		}
+		if !db.dials.reached && !db.config.impatient {
+			t.Error("nobody hears that there is a server")
+		}
+		return time.Since(begun), err
+	}
+	c := Config{ConnString: fmt.Sprintf("host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port), ConnectTimeout: timeout}
+	if took, err := connect(c); err != nil || took < 3*timeout {
+		t.Errorf("after %v: %v", took, err)
+	}
+	given, err := pgconn.ParseConfig(c.ConnString)
+	if err != nil {
+		t.Fatal(err)
+	}
+	given.ConnectTimeout = timeout
+	if _, err := connect(Config{Conn: given}); err == nil || !isSilence(err) {
+		t.Errorf("with a connect_timeout: %v", err)
+	}
 }
 
 // TestAPoolerThatHandsSessionsAround has the statements prepared by somebody else

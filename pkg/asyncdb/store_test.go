@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -619,6 +620,85 @@ func TestWhileAnAttemptHangsOthersAreMadeNowAndThen(t *testing.T) {
 		if r.pass(); r.dials != 1 {
 			t.Error("a lane waits though another has come through")
 		}
+	}
+}
+
+// A server that takes connections and says nothing gets ever fewer of them; one that is not
+// reached, or that answers, does not make the others wait for longer than dialEvery.
+func TestASilentServerIsAskedEverMoreSeldom(t *testing.T) {
+	var d dials
+	begun := []time.Duration{}
+	for now := time.Duration(0); now < time.Minute; now += dialLook {
+		if d.wait(now) == 0 {
+			d.begin(now)
+			d.reach()
+			begun = append(begun, now)
+		}
+	}
+	want := []time.Duration{0, 1, 3, 7, 12, 17, 22, 27, 32, 37, 42, 47, 52, 57}
+	for i := range want {
+		want[i] *= time.Second
+	}
+	if !slices.Equal(begun, want) {
+		t.Errorf("attempts at %v", begun)
+	}
+	now := begun[len(begun)-1]
+	d.end(true)
+	if got := d.wait(now); got != dialEveryMax {
+		t.Errorf("after another silent one: %v", got)
+	}
+	d.end(false)
+	if got := d.wait(now); got != dialEvery {
+		t.Errorf("after an answer: %v", got)
+	}
+	d.begin(now)
+	d.begin(now) // the one before has not reached a server
+	if got := d.wait(now); got != dialEvery {
+		t.Errorf("on the way: %v", got)
+	}
+}
+
+// When one lane has come through, another whose attempt is older gives it up: it leads to a
+// server, or takes a way, that does not answer any more.
+func TestAnOlderAttemptIsGivenUpWhenANewerOneComesThrough(t *testing.T) {
+	a := newRig(t)
+	b, c := a.beside(), a.beside()
+	given := func(r *rig) (up *bool) {
+		up = new(bool)
+		r.store.stopDial = func() { *up = true }
+		return up
+	}
+	for _, r := range []*rig{a, b, c} {
+		r.refuse(errTest)
+	}
+	for b.dials == 0 {
+		b.sleep(time.Millisecond)
+	}
+	older := given(b)
+	for _, r := range []*rig{a, c} {
+		for r.sleep(b.now - r.now + dialEvery); r.dials == 0; {
+			r.sleep(time.Millisecond)
+		}
+	}
+	newer := given(c)
+	a.open()
+	for _, r := range []*rig{b, c} {
+		r.pass()
+		r.sleep(dialEvery / 2)
+	}
+	if *older {
+		t.Error("an attempt is given up at once")
+	}
+	b.sleep(dialEvery)
+	c.sleep(dialEvery)
+	if !*older || *newer {
+		t.Errorf("given up: the older %v, the newer %v", *older, *newer)
+	}
+	b.dials = 0
+	b.store.stopDial = func() {}
+	b.store.dialFailed(context.Canceled)
+	if b.sleep(c.now - b.now + dialEvery); b.dials != 1 {
+		t.Error("it does not make another")
 	}
 }
 
