@@ -27,7 +27,8 @@ const (
 	windowRowsCalm = 200
 
 	// closeRows is how small a batch must be that has read to the end, for the buffer to
-	// close behind it.
+	// close behind it, if it is expected to take no longer than calmTime: who comes then is
+	// held until it is done.
 	closeRows = 300
 
 	// closeEnds is after how many batches in a row that have read to the end it closes
@@ -37,6 +38,11 @@ const (
 	// crowdedRows is how much must wait for it to matter that more comes than the drain can
 	// catch up with: it is to be at least twice as fast.
 	crowdedRows = 2 * windowRowsMax
+
+	// dueRate, in messages a second, and dueTime beyond them are what a backlog is to be
+	// delivered within. As long as it will be, others have the rest of PostgreSQL.
+	dueRate = 10_000
+	dueTime = 4 * time.Second
 
 	// restMax is how long the drain rests between two batches while others push.
 	restMax = 50 * time.Millisecond
@@ -120,6 +126,8 @@ type drainer struct {
 	last    uint64                // the last record in it
 	rows    int                   // that it may have now
 	least   time.Duration         // that a batch has taken; 0: none yet
+	row     time.Duration         // that one of its rows took, in the last batch
+	due     time.Duration         // when it is to be done; counted anew after trouble
 	ids     map[string]queue.UUID // the last id of each partition in it
 	key     []byte                // scratch
 	done    chan struct{}
@@ -162,7 +170,7 @@ func (b *Buffer) drain(to Replay) {
 		if d.ends++; !end {
 			d.ends = 0
 		}
-		if d.good && end && (len(d.op.Items) <= closeRows || d.ends >= closeEnds) {
+		if end && d.mayClose() {
 			b.close()
 		}
 		began, rows := b.o.Now(), d.rows
@@ -174,12 +182,19 @@ func (b *Buffer) drain(to Replay) {
 // begin begins to count, and to see how much PostgreSQL takes.
 func (d *drainer) begin() {
 	d.rate.begin(d.b)
-	d.rows, d.least, d.careful = windowRowsCalm, 0, false
+	d.rows, d.least, d.row, d.careful = windowRowsCalm, 0, 0, false
+}
+
+// mayClose says whether the buffer may close behind the window, which has read to the end.
+func (d *drainer) mayClose() bool {
+	n := len(d.op.Items)
+	return d.good && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= calmTime)
 }
 
 // rest leaves room for live pushes: after a batch it does nothing for as long as the batch
-// took, and takes less or more the next time; if any came meanwhile, and nobody is held
-// until it has caught up. cut: PostgreSQL has not managed as much.
+// took, and takes less or more the next time; if any came meanwhile, nobody is held until
+// it has caught up, and it will be done in time all the same. cut: PostgreSQL has not
+// managed as much.
 func (d *drainer) rest(took time.Duration, cut bool) {
 	b := d.b
 	live := b.stats.Buffered.Load()
@@ -189,18 +204,29 @@ func (d *drainer) rest(took time.Duration, cut bool) {
 	}
 	held := b.closing || b.crowded.Load()
 	b.mu.Unlock()
-	share := live != d.live && !held
+	n := len(d.op.Items)
+	share := live != d.live && !held && inTime(n, took, int(b.stats.Pending.Load()), d.due-b.o.Now())
+	if n > 0 {
+		d.row = took / time.Duration(n)
+	}
 	if d.least == 0 || took < d.least {
 		d.least = took
 	}
 	d.careful = d.careful || cut
-	if !cut && len(d.op.Items) >= d.rows {
+	if !cut && n >= d.rows {
 		d.rows = nextRows(d.rows, share, d.careful, took-d.least)
 	}
 	if share {
 		b.pause(min(took, restMax))
 	}
 	d.live = live
+}
+
+// inTime says whether so many messages are delivered within until, when batches of rows
+// take took, and there is a rest after each.
+func inTime(rows int, took time.Duration, left int, until time.Duration) bool {
+	each := took + min(took, restMax)
+	return float64(left)*float64(each) <= float64(rows)*float64(until)
 }
 
 // nextRows is how many rows a transaction may have after one of rows that took so much
@@ -403,7 +429,7 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 			return d.store(items[:half], cost) && d.store(items[half:], cost)
 		}
 	}
-	d.waits, d.good = false, true
+	d.isGood()
 	d.b.stats.Batches.Add(1)
 	var bad []queue.Item
 	for i := range items {
@@ -428,6 +454,14 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 	}
 	half := len(bad) / 2
 	return d.store(bad[:half], cost) && d.store(bad[half:], cost)
+}
+
+// isGood says that PostgreSQL takes what is on disk: what is there now has its time from then on.
+func (d *drainer) isGood() {
+	if !d.good {
+		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.Pending.Load())*(time.Second/dueRate)
+	}
+	d.waits, d.good = false, true
 }
 
 // refused says that trying again would change nothing.

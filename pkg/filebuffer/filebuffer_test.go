@@ -887,6 +887,88 @@ func TestADrainTakesAsMuchAtOnceAsOthersCanBear(t *testing.T) {
 	}
 }
 
+// A drain rests for others as long as it is in time all the same; the time counts from the
+// first batch that is stored, and anew after trouble.
+func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
+	for _, c := range []struct {
+		rows  int
+		took  time.Duration
+		left  int
+		until time.Duration
+		want  bool
+	}{
+		{200, 20 * time.Millisecond, 5_000, time.Second, true},
+		{200, 20 * time.Millisecond, 5_001, time.Second, false},
+		{200, time.Second, 200, time.Second, false},
+		{200, time.Second, 190, time.Second, true}, // it rests for no longer than restMax
+		{200, 20 * time.Millisecond, 0, time.Second, true},
+		{200, 20 * time.Millisecond, 1, -time.Second, false},
+		{1000, time.Hour, 1 << 40, time.Hour, false},
+	} {
+		if got := inTime(c.rows, c.took, c.left, c.until); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+
+	now := time.Hour
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	d := &drainer{b: b}
+	b.stats.Pending.Store(20_000)
+	d.isGood()
+	if want := now + dueTime + 2*time.Second; d.due != want {
+		t.Errorf("20,000 messages are due in %v", d.due-now)
+	}
+	now += time.Second
+	if d.isGood(); d.due != time.Hour+dueTime+2*time.Second {
+		t.Error("each batch puts it off")
+	}
+	d.good = false
+	if d.isGood(); d.due != now+dueTime+2*time.Second {
+		t.Error("the time of the trouble counts")
+	}
+
+	for left, want := range map[int64]int{1: windowRowsCalm, 1 << 30: 2 * windowRowsCalm} {
+		d.begin()
+		d.least = 1 // others would feel more
+		b.stats.Pending.Store(left)
+		d.op.Items, d.live = make([]queue.Item, windowRowsCalm), 1 // others push
+		began := time.Now()
+		d.rest(restMax, false)
+		if took := time.Since(began); d.rows != want || left == 1 && took < restMax {
+			t.Errorf("%d are left: it rests for %v, and takes %d rows", left, took, d.rows)
+		}
+	}
+}
+
+// The buffer closes behind a batch that is small, and takes no longer than others can bear;
+// or when it has read to the end again and again.
+func TestTheBufferClosesBehindASmallAndQuickBatch(t *testing.T) {
+	quick := calmTime / closeRows
+	for _, c := range []struct {
+		n, ends int
+		row     time.Duration
+		good    bool
+		want    bool
+	}{
+		{closeRows, 1, quick, true, true},
+		{closeRows, 1, 2 * quick, true, false},
+		{closeRows / 2, 1, 2 * quick, true, true},
+		{closeRows + 1, 1, 0, true, false},
+		{closeRows + 1, closeEnds, 2 * quick, true, true},
+		{1, closeEnds, quick, false, false},
+	} {
+		d := &drainer{good: c.good, ends: c.ends, row: c.row}
+		d.op.Items = make([]queue.Item, c.n)
+		if got := d.mayClose(); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
 // What was halved because PostgreSQL did not manage it is not doubled by the same batch, and
 // grows slowly from there.
 func TestADrainThatWasTooMuchGrowsSlowly(t *testing.T) {
