@@ -45,6 +45,25 @@ func (s *Store) ask(set func(op *queue.Op), then func(op *queue.Op)) {
 	}
 }
 
+// askFor asks what c waits for: no longer than c has time. then is called with the answer,
+// unless it failed; c has heard that.
+func (s *Store) askFor(c *call, set, then func(op *queue.Op)) {
+	c.state = asking
+	s.ask(func(op *queue.Op) {
+		op.Deadline = s.deadline(c, s.sv.Now())
+		set(op)
+	}, func(op *queue.Op) {
+		switch {
+		case op.Fault.Code == queue.OK:
+			then(op)
+		case c.until != 0 && c.until <= s.sv.Now():
+			s.finish(c) // it has waited for its time, if not for a message
+		default:
+			s.failed(c, op.Fault)
+		}
+	})
+}
+
 // giveBack releases the lease of a pop whose client is gone.
 func (s *Store) giveBack(pop *queue.Op) {
 	lease := append([]byte(nil), pop.Pop.LeaseID...)
@@ -69,9 +88,9 @@ const sweepRest = 10 * time.Millisecond
 // check asks, for c, what others told: it has found nothing and is about to say so.
 func (s *Store) check(c *call) {
 	b := s.board
-	c.state, c.checked = asking, true
+	c.checked = true
 	b.stats.Checks.Add(1)
-	s.ask(func(op *queue.Op) {
+	s.askFor(c, func(op *queue.Op) {
 		op.Watch.Kind, op.Watch.Process = queue.WatchCheck, b.self
 		if c.group != nil {
 			op.Watch.Empty = append(op.Watch.Empty, c.group.Group)
@@ -80,10 +99,6 @@ func (s *Store) check(c *call) {
 		op.Watch.Since = b.position
 		b.mu.Unlock()
 	}, func(op *queue.Op) {
-		if op.Fault.Code != queue.OK {
-			s.failed(c, op.Fault)
-			return
-		}
 		b.mu.Lock()
 		b.heard(&op.Watch)
 		if b.others && !c.again {
@@ -104,17 +119,12 @@ func (s *Store) check(c *call) {
 // listen begins to hear what others tell, and then looks for c.
 func (s *Store) listen(c *call) {
 	b := s.board
-	c.state = asking
 	b.mu.Lock()
 	set := b.flagsSet
 	b.mu.Unlock()
-	s.ask(func(op *queue.Op) {
+	s.askFor(c, func(op *queue.Op) {
 		op.Watch.Kind, op.Watch.Process = queue.WatchCheck, b.self
 	}, func(op *queue.Op) {
-		if op.Fault.Code != queue.OK {
-			s.failed(c, op.Fault)
-			return
-		}
 		b.heardFlags(op.Watch.Flags, set)
 		b.mu.Lock()
 		b.heard(&op.Watch)
@@ -261,18 +271,14 @@ const sweepsAtOnce = 64
 func (s *Store) attemptMany(c *call, now time.Duration) {
 	op, b := c.op, s.board
 	if met := b.meetings.Load(); c.askedAt == 0 || now-c.askedAt > queuesFor || c.meetings != met {
-		c.state, c.meetings = asking, met
+		c.meetings = met
 		b.mu.Lock()
 		b.many = true // pushes tell of new queues from here on
 		b.mu.Unlock()
 		b.active.Store(true)
-		s.ask(func(ask *queue.Op) {
+		s.askFor(c, func(ask *queue.Op) {
 			ask.Watch.Kind, ask.Watch.Namespace, ask.Watch.Task = queue.WatchQueues, op.Pop.Namespace, op.Pop.Task
 		}, func(ask *queue.Op) {
-			if ask.Fault.Code != queue.OK {
-				s.failed(c, ask.Fault)
-				return
-			}
 			c.askedAt = s.sv.Now()
 			c.queues = append(c.queues[:0], ask.Watch.Queues...)
 			s.attempt(c)

@@ -40,24 +40,13 @@ func (s *Store) begun(c *call, now time.Duration) bool {
 	if known && now-at < begunFor {
 		return true
 	}
-	c.state = asking
 	name := string(s.key)
-	s.ask(func(ask *queue.Op) {
-		ask.Deadline = s.deadline(c, now)
+	s.askFor(c, func(ask *queue.Op) {
 		w := &ask.Watch
 		w.Kind, w.Scope, w.Subscription = queue.WatchBegin, p.Scope, p.Subscription
 		w.Group, w.Part = queue.Group{Queue: string(p.Queue), Name: string(p.Group)}, string(p.Partition)
 		w.Namespace, w.Task = p.Namespace, p.Task
-	}, func(ask *queue.Op) {
-		switch {
-		case ask.Fault.Code == queue.OK:
-		case c.until != 0 && c.until <= s.sv.Now():
-			s.finish(c) // it has waited for its time, if not for a message
-			return
-		default:
-			s.failed(c, ask.Fault)
-			return
-		}
+	}, func(*queue.Op) {
 		c.began = true
 		b.mu.Lock()
 		if b.forgotten == forgotten { // nobody has deleted it since it was asked for

@@ -117,6 +117,43 @@ func TestABeginningIsAskedForNoLongerThanThePopWaits(t *testing.T) {
 	}
 }
 
+// Nor is anything else asked for it longer than that. A sweep is for the whole group, and it
+// does not wait for its end.
+func TestNothingIsAskedForAPopLongerThanItWaits(t *testing.T) {
+	scopes(t, func(t *testing.T, scope func(p *queue.PopRequest)) {
+		w := newWorld(1, Limits{})
+		asked := map[string]bool{}
+		var until time.Duration
+		w.onSent = func(op *queue.Op) {
+			what := fmt.Sprint(op.Verb, op.Watch.Kind)
+			asked[what] = true
+			its := op.Verb == queue.Pop || op.Watch.Kind == queue.WatchCheck || op.Watch.Kind == queue.WatchQueues
+			if its && op.Deadline > until+graceful {
+				t.Errorf("%s may take until %v, and it waits until %v", what, op.Deadline, until)
+			}
+		}
+		for range 3 {
+			until = w.now + 300*time.Millisecond
+			op := w.popOp(0, func(p *queue.PopRequest) {
+				scope(p)
+				p.Wait, p.Timeout = true, 300*time.Millisecond
+			})
+			w.settle()
+			w.now = until + graceful
+			w.away = true
+			w.settle()
+			w.stores[0].timesUp()
+			if !w.answers[op] || op.Pop.Count != 0 {
+				t.Errorf("answered %v", w.answers[op])
+			}
+			w.away = false
+		}
+		if len(asked) < 2 {
+			t.Errorf("only %v was asked", asked)
+		}
+	})
+}
+
 // A group may be named as what stands for all of them.
 func TestAGroupWithTheNameOfAllIsOneGroup(t *testing.T) {
 	w := newWorld(1, Limits{})

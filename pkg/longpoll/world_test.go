@@ -35,6 +35,8 @@ type world struct {
 	acks    map[*queue.Op]lease
 	begun   map[string]int // beginnings that were asked to be written down, how often
 	lastID  uint64
+
+	onSent func(op *queue.Op) // hears of each op that is given to a lane; may be nil
 }
 
 type timer struct {
@@ -82,6 +84,9 @@ func (l fakeLane) Do(op *queue.Op) {
 	}
 	if op.Verb == queue.Pop && op.Pop.Elsewhere() && l.w.begun[beginningOf(&op.Pop)] == 0 {
 		panic("something is claimed for a group whose beginning is not written down")
+	}
+	if l.w.onSent != nil {
+		l.w.onSent(op)
 	}
 	l.w.sent = append(l.w.sent, op)
 }
