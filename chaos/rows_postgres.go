@@ -110,6 +110,9 @@ func (t *Trial) hold(long time.Duration) time.Duration {
 	return time.Duration(5000+t.rng.IntN(25_000)) * time.Millisecond
 }
 
+// replayJudged is how many messages are enough to measure how fast they are delivered.
+const replayJudged = 20_000
+
 func row3() *Row {
 	return &Row{
 		ID: "3", Title: "PostgreSQL is stopped for a while",
@@ -120,8 +123,12 @@ func row3() *Row {
 			var before span
 			t.after = func(h *history.History) {
 				o := t.outages[0]
-				if o.empty-o.healed > time.Second {
+				took := o.empty - o.healed
+				if took > time.Second {
 					t.compare(h, before, span{o.healed, o.empty})
+				}
+				if rate := float64(o.replayed) / took.Seconds(); o.replayed > replayJudged && rate < deliverRate {
+					t.late("after %s %d messages a second were delivered", o.name, int(rate))
 				}
 			}
 			return t.storm(ctx, t.lasting(Storm{}), func(ctx context.Context) error {
