@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Config is every flag and environment name that queend reads; nothing else in
@@ -46,7 +47,7 @@ type ServeCommand struct {
 	Listener struct {
 		Host        string `name:"host" env:"HOST" default:"0.0.0.0" help:"Address to listen on."`
 		Port        Int    `name:"port" env:"PORT" default:"6632" help:"Port to listen on; 0 takes a free one and logs it."`
-		Workers     Int    `name:"num-workers" env:"NUM_WORKERS" default:"10" help:"Event loops; never more than there are cores."`
+		Workers     Int    `name:"num-workers" env:"NUM_WORKERS" default:"10" help:"Event loops. More than there are cores means what serves best: one a core, or one for two cores where PostgreSQL is on the same machine."`
 		WorkerID    string `name:"worker-id" env:"WORKER_ID" default:"queend-1" help:"Name of this process in logs and metrics."`
 		HandOver    Bool   `name:"hand-over" env:"QUEEND_HAND_OVER" default:"false" help:"Share the port with a queend that is being replaced. Without it a second process on the port is refused."`
 		Connections Int    `name:"connections-max" env:"QUEEND_CONNECTIONS_MAX" default:"20000" help:"Client connections at once; further ones hear 503."`
@@ -365,9 +366,45 @@ func isKey(text string) bool {
 	return strings.Trim(text, "0123456789abcdefABCDEF") == ""
 }
 
-// Loops is the number of event loops: what was asked for, and no more than there
-// are cores, since a loop without a core only makes the batches smaller.
-func (s *ServeCommand) Loops() int { return min(int(s.Listener.Workers), runtime.GOMAXPROCS(0)) }
+// Loops is the number of event loops: what was asked for, or, where that is more than there
+// are cores, what serves best.
+func (s *ServeCommand) Loops() int {
+	return loopCount(int(s.Listener.Workers), runtime.GOMAXPROCS(0), bool(s.Local.Postgres) || isHere(s.ConnString()))
+}
+
+// loopCount is how many loops there are if so many are asked for. A loop without a core only
+// makes the batches smaller; and PostgreSQL, if it is here, needs as many cores as the loops.
+func loopCount(asked, cores int, postgresHere bool) int {
+	switch {
+	case asked <= cores:
+		return asked
+	case postgresHere:
+		return max(cores/2, 1)
+	}
+	return cores
+}
+
+// isHere says whether all hosts that a connection string names are this machine, as far as
+// their names tell: directories of unix sockets, and loopback.
+func isHere(connString string) bool {
+	c, err := pgconn.ParseConfig(connString)
+	if err != nil {
+		return false // it is refused when it is used
+	}
+	here := isLoopback(c.Host)
+	for _, f := range c.Fallbacks {
+		here = here && isLoopback(f.Host)
+	}
+	return here
+}
+
+func isLoopback(host string) bool {
+	if strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
 
 // backlogPerLoop is each loop's share of what may wait for PostgreSQL: at least twice
 // the largest request, so that one such request does not turn everybody else away.

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,35 @@ func TestASettingThatMakesNoSenseIsRefusedWithASentence(t *testing.T) {
 	f("unexpected argument", []string{"dance"})
 	f("will not run unprotected", nil, "JWT_ENABLED=true")
 	f("cannot read where PostgreSQL is", []string{"--port", "0", "--host", "127.0.0.1"}, "DATABASE_URL=postgres://u:secret@h/x?sslmode=nonsense")
+}
+
+func TestThereAreAsManyLoopsAsServeBest(t *testing.T) {
+	for _, c := range []struct {
+		asked, cores int
+		here         bool
+		want         int
+	}{
+		{1, 8, true, 1}, {8, 8, true, 8}, {8, 8, false, 8}, // as asked
+		{10, 8, false, 8},
+		{10, 8, true, 4}, {10, 3, true, 1}, {10, 1, true, 1}, {10, 1, false, 1},
+	} {
+		if got := loopCount(c.asked, c.cores, c.here); got != c.want {
+			t.Errorf("%+v: %d loops", c, got)
+		}
+	}
+	for connString, want := range map[string]bool{
+		"host=localhost": true, "host=127.0.0.1": true, "host=/run/postgresql": true, "postgres://u@[::1]:5433/d": true, "postgres://u@127.0.0.2,/tmp/d": true,
+		"host=db.example": false, "host=10.1.2.3": false, "host=localhost,db.example": false, "host=db.example,localhost": false, "postgres://u@h/x?sslmode=nonsense": false,
+	} {
+		if got := isHere(connString); got != want {
+			t.Errorf("%s is here: %v", connString, got)
+		}
+	}
+	var c ServeCommand
+	c.Listener.Workers, c.Local.Postgres, c.URL = 1000, true, "host=db.example"
+	if got := c.Loops(); got != max(runtime.GOMAXPROCS(0)/2, 1) {
+		t.Errorf("%d loops beside a PostgreSQL of our own", got)
+	}
 }
 
 func TestASecretIsNotEchoed(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -90,9 +91,13 @@ func serve(ctx context.Context, c *ServeCommand) error {
 // greet says what runs and what was set in vain.
 func (s *server) greet() {
 	c := s.config
-	s.log.Info().Str("version", versionText()).Str("worker", c.Listener.WorkerID).Int("loops", c.Loops()).Int("pid", os.Getpid()).Msg("queend starts")
-	if n := int(c.Listener.Workers); n > c.Loops() {
-		s.log.Info().Int("asked", n).Int("loops", c.Loops()).Msg("fewer loops than NUM_WORKERS: more than one a core would only make the batches smaller")
+	asked, loops := int(c.Listener.Workers), c.Loops()
+	s.log.Info().Str("version", versionText()).Str("worker", c.Listener.WorkerID).Int("loops", loops).Int("pid", os.Getpid()).Msg("queend starts")
+	switch {
+	case loops < asked && loops < runtime.GOMAXPROCS(0):
+		s.log.Info().Int("asked", asked).Int("loops", loops).Msg("fewer loops than NUM_WORKERS: PostgreSQL is on this machine and shares its cores; NUM_WORKERS of no more than the cores is taken as it is")
+	case loops < asked:
+		s.log.Info().Int("asked", asked).Int("loops", loops).Msg("fewer loops than NUM_WORKERS: more than one a core would only make the batches smaller")
 	}
 	queens, unknown := ignored(os.Environ())
 	if len(queens) > 0 {
