@@ -42,14 +42,16 @@ func (r *Router) push(x Exchange, counters *PushCounters, store func(*Stores) qu
 	op.Accepted = x.Accepted()
 	if fault := queue.Decode(op, x.Request().Body, r.stores.Config, r.stores.IDs); fault.Code != queue.OK {
 		counters.Refused.Add(1)
-		r.release(c)
+		r.release(c, op.Accepted)
 		r.fault(x, fault)
 		return
 	}
 	op.Deadline = op.Accepted + r.Deadline + queue.Allowance(len(op.Items), op.Cost)
-	op.Decoded = r.Now()
+	if r.Timing != nil {
+		op.Decoded = r.Now()
+	}
 	if len(op.Items) == 0 {
-		r.release(c)
+		r.release(c, op.Accepted)
 		x.Reply(201, jsonHeader, []byte("[]"), false)
 		return
 	}
@@ -60,8 +62,8 @@ func (r *Router) push(x Exchange, counters *PushCounters, store func(*Stores) qu
 // OpDone implements queue.Completer: the store has answered.
 func (c *pushCall) OpDone(op *queue.Op) {
 	r, x := c.router, c.exchange
-	status := statusOf[op.Fault.Code]
-	c.counters.count(op, status, r.Now()-op.Accepted)
+	status, now := statusOf[op.Fault.Code], r.Now()
+	c.counters.count(op, status, now-op.Accepted)
 	if r.Timing != nil {
 		r.Timing(c.timing(status))
 	}
@@ -71,7 +73,7 @@ func (c *pushCall) OpDone(op *queue.Op) {
 		c.body = queue.AppendPushAnswer(c.body[:0], op)
 		x.Reply(status, jsonHeader, c.body, false)
 	}
-	r.release(c)
+	r.release(c, now)
 }
 
 func (c *pushCall) timing(status int) PushTiming {
@@ -93,12 +95,13 @@ func (r *Router) call() *pushCall {
 	return &pushCall{router: r}
 }
 
-// release takes a call back; what was big is left to the collector.
-func (r *Router) release(c *pushCall) {
+// release takes a call back; what was big is left to the collector. now is the loop's clock,
+// or was a moment ago.
+func (r *Router) release(c *pushCall, now time.Duration) {
 	c.exchange, c.counters = nil, nil
 	c.op.Reset()
 	if cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
-	r.calls.give(c, r.Now())
+	r.calls.give(c, now)
 }

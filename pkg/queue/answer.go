@@ -63,7 +63,11 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 		}
 		dst = append(dst, `,"transactionId":`...)
 		from := len(dst)
-		dst = appendJSONString(dst, it.TransactionID)
+		if it.GivenTransaction {
+			dst = appendJSONString(dst, it.TransactionID)
+		} else { // made by us: nothing in it must be escaped
+			dst = append(append(append(dst, '"'), it.TransactionID...), '"')
+		}
 		to := len(dst)
 		dst = append(dst, `,"transaction_id":`...)
 		dst = append(dst, dst[from:to]...)

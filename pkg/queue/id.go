@@ -47,14 +47,19 @@ func (g *IDs) at(ms int64) UUID {
 // Append appends the id's text: 36 characters, lower case, with hyphens.
 func (u *UUID) Append(dst []byte) []byte {
 	const digits = "0123456789abcdef"
+	var text [uuidChars]byte
 	for i, c := range u {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			dst = append(dst, '-')
-		}
-		dst = append(dst, digits[c>>4], digits[c&15])
+		at := uuidPlaces[i]
+		text[at], text[at+1] = digits[c>>4], digits[c&15]
 	}
-	return dst
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return append(dst, text[:]...)
 }
+
+// uuidChars is the length of an id's text, and uuidPlaces is where the digits of each byte are.
+const uuidChars = 36
+
+var uuidPlaces = [16]uint8{0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34}
 
 // String is Append as a string.
 func (u UUID) String() string { return string(u.Append(nil)) }

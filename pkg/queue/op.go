@@ -214,11 +214,14 @@ func (op *Op) Reset() {
 // clear forgets the request, not its times and its owner.
 func (op *Op) clear() {
 	op.Items, op.body, op.made, op.sealed = op.Items[:0], op.body[:0], op.made[:0], op.sealed[:0]
+	op.Fault, op.Cost, op.tries = Fault{}, 0, 0
+	if op.Verb == Push {
+		return // what follows is large, and other verbs' alone
+	}
 	clear(op.Freed)
 	op.Acks, op.Steps, op.Freed = op.Acks[:0], op.Steps[:0], op.Freed[:0]
 	op.Pop.reset()
 	op.Lease, op.Watch = LeaseRequest{}, WatchRequest{}
-	op.Fault, op.Cost, op.tries = Fault{}, 0, 0
 }
 
 // SetProducer stamps every item with who pushed it: the token's sub. sub must stay

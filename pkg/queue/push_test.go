@@ -3,6 +3,7 @@ package queue
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -192,6 +193,25 @@ func TestAnOpIsUsedAgain(t *testing.T) {
 	op.SetProducer([]byte("ada"))
 	if string(op.Items[0].ProducerSub) != "ada" {
 		t.Error("no producer")
+	}
+}
+
+// Whatever an op was, after Reset it is as a new one; nothing of a pop, an ack or a question
+// is left in a push.
+func TestAnOpThatWasAnotherVerbIsAsNew(t *testing.T) {
+	for _, v := range []Verb{Pop, Ack, Extend, Transaction, Release, Watch} {
+		op := &Op{Verb: v, Acks: make([]AckItem, 1), Steps: make([]TransactionStep, 1), Freed: make([]Freed, 1), Cost: 1, tries: 1}
+		op.Pop.Batch, op.Pop.Tries, op.Pop.Messages = 1, make([]Try, 1), []byte("m")
+		op.Lease.ID, op.Watch.Kind, op.Watch.Since = []byte("l"), WatchTell, "s"
+		op.Reset()
+		if f := Decode(op, []byte(`{"items":[{"queue":"b"}]}`), &Config{}, NewIDs(wallMs)); f.Code != OK || op.Verb != Push {
+			t.Fatal(v, f, op.Verb)
+		}
+		fresh := new(Op)
+		if len(op.Acks)+len(op.Steps)+len(op.Freed)+len(op.Pop.Tries)+len(op.Pop.Messages) > 0 || op.Pop.Batch != 0 || op.tries != 0 ||
+			!reflect.DeepEqual(op.Lease, fresh.Lease) || !reflect.DeepEqual(op.Watch, fresh.Watch) {
+			t.Errorf("verb %d leaves %+v", v, op)
+		}
 	}
 }
 
