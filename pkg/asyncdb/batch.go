@@ -109,12 +109,11 @@ func (g *gather) admit(op *queue.Op, now, busy time.Duration) refusal {
 
 // batches is how many batches it takes until op, which would wait last, is stored.
 func (g *gather) batches(op *queue.Op) int {
-	byRows := ceil(g.rows+op.Rows(), g.rowsCap)
-	byBytes := ceil(g.bytes+op.Cost, g.limits.BatchBytesMax)
-	if g.waiting() == 0 {
-		return 1 // alone, whatever its size
+	rows, bytes := g.rows+op.Rows(), g.bytes+op.Cost
+	if rows <= g.rowsCap && bytes <= g.limits.BatchBytesMax || g.waiting() == 0 {
+		return 1 // which is alone, whatever its size, if nothing waits
 	}
-	return max(byRows, byBytes)
+	return max(ceil(rows, g.rowsCap), ceil(bytes, g.limits.BatchBytesMax))
 }
 
 func ceil(n, unit int) int { return (n + unit - 1) / unit }

@@ -438,6 +438,7 @@ func TestGivingBackKeepsTheOrderWhateverHappens(t *testing.T) {
 		s.other.seats.take(&newCall(t, &g.queue, g.ids, "q/p/any").op)
 		s.other.seats.settle()
 		g.store.work.Turns = seed%2 == 1
+		g.db.turns.lanes.Store(2)
 		for range 60 {
 			s.step()
 		}

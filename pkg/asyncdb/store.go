@@ -133,6 +133,9 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	}
 	s.fireFn, s.dialFn, s.dialSoonFn, s.giveBackFn, s.leaveFn, s.turnFn, s.turnTickFn = s.fire, s.connectAndAttach, s.dialSoon, s.giveBackNow, s.leaveIfIdle, s.myTurn, s.turnTick
 	s.id = db.enlist(s)
+	if work.Turns {
+		db.turns.lanes.Add(1)
+	}
 	return s
 }
 

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -27,8 +28,9 @@ import (
 // turns are the lanes that have a batch in flight or wait to send one, in the order in
 // which they came.
 type turns struct {
-	mu   sync.Mutex
-	line []*turn
+	mu    sync.Mutex
+	line  []*turn
+	lanes atomic.Int32 // that take turns; one alone need not
 }
 
 // turn is one lane's place in the line.
@@ -169,10 +171,10 @@ func (t *turns) leave(mine *turn, now time.Duration) {
 // line, and goes on when it is told or has waited long enough.
 func (s *Store) mayLoad(now time.Duration) bool {
 	switch {
-	case !s.work.Turns:
-		return true
 	case s.inLine:
 		return s.db.turns.may(&s.turn, now, now >= s.turnTill)
+	case !s.work.Turns || s.db.turns.lanes.Load() < 2:
+		return true
 	}
 	s.turn = turn{store: s, seats: seats{all: s.turn.seats.all[:0]}}
 	for rows, ops := 0, s.gather.ops[s.gather.head:]; len(ops) > 0 && rows < s.gather.rowsCap; ops = ops[1:] {

@@ -19,9 +19,23 @@ func twoLanes(t *testing.T) (a, b *rig) {
 	b = a.beside()
 	for _, r := range []*rig{a, b} {
 		r.store.work.Turns = true
+		r.db.turns.lanes.Add(1)
 		r.open()
 	}
 	return a, b
+}
+
+// A lane that is the only one of its kind stands in no line.
+func TestOneLaneAloneTakesNoTurn(t *testing.T) {
+	a, _ := twoLanes(t)
+	for lanes, want := range map[int32]int{1: 0, 2: 1} {
+		a.db.turns.lanes.Store(lanes)
+		a.push(fmt.Sprint("q/p/", lanes))
+		if a.pass(); len(a.db.turns.line) != want {
+			t.Errorf("of %d lanes %d stand in line", lanes, len(a.db.turns.line))
+		}
+		a.serve()
+	}
 }
 
 // sends says whether something was sent that was not answered.
