@@ -176,7 +176,7 @@ const (
 func modePoints() []curvePoint {
 	batch := Load{Connections: 8, Batch: 100, Partitions: 100, PayloadBytes: 200}
 	pop := batch
-	pop.Mode, pop.Consumers, pop.PopBatch, pop.Backlog = "pop", 8, 100, 20_000
+	pop.Mode, pop.Consumers, pop.PopBatch, pop.Backlog = "pop", 8, 100, 60_000
 	auto := pop
 	auto.AutoAck = true
 	live := Load{Connections: 32, Batch: 1, Partitions: 100, PayloadBytes: 200, Consumers: 8, PopBatch: 100}
@@ -276,11 +276,36 @@ type times struct{ warm, window, beside time.Duration }
 
 func (t times) cell() time.Duration { return t.warm + t.window + t.beside }
 
-// of is how long a load is measured: twice as long at a rate, since the slowest of a
+// judged are how long at least a cell is measured that a goal is made of: in a shorter time a
+// checkpoint's full pages, or what the server keeps for the cell before, are most of it.
+var judged = times{warm: 500 * time.Millisecond, window: 2 * time.Second}
+
+// of is how long a step is measured: twice as long at a rate, since the slowest of a
 // thousand are looked for and the pool is offered few.
-func (t times) of(d *Load) times {
-	if d.Fraction > 0 || d.Rate > 0 {
+func (t times) of(s step) times {
+	if d := &s.point.load; d.Fraction > 0 || d.Rate > 0 {
 		t.window *= 2
 	}
+	if s.isJudged() {
+		t.warm, t.window = max(t.warm, judged.warm), max(t.window, judged.window)
+	}
 	return t
+}
+
+// isJudged says whether a goal is made of the step and not of what is five times as slow.
+func (s step) isJudged() bool {
+	d := &s.point.load
+	switch s.curve.name {
+	case curveArms:
+		return d.Connections > 1 && !slices.Contains(pooledArms, s.arm)
+	case curveBatch:
+		return d.Batch == 100 && (s.arm == armLoop || s.arm == armUnnest)
+	case curvePartitions:
+		return s.arm == armLoop && slices.Contains([]int{1, 100, 1000}, d.Partitions)
+	case curveRows:
+		return s.arm == armLoop && (d.Rows == 0 || d.Rows >= 1_000_000)
+	case curveModes:
+		return s.point.label == modePush
+	}
+	return false
 }

@@ -40,7 +40,7 @@ func (l *lab) placeOf(d *Load) string {
 		return fmt.Sprintf("rows_%d", d.Rows)
 	case d.Partitions >= partitionsApart:
 		return fmt.Sprintf("partitions_%d", d.Partitions)
-	case d.Loops > 0 && d.Loops < l.report.Machine.Cores:
+	case d.Loops > 0:
 		return fmt.Sprintf("loops_%d", d.Loops)
 	}
 	return ""
@@ -181,7 +181,7 @@ func (l *lab) serve(ctx context.Context, p *place) error {
 		return err
 	}
 	pool := l.pool(armLegacy, baseLoad.Connections)
-	s, err := l.w.start(ctx, p.name, binary, append(poolEnv(armLegacy, pool), p.env...)...)
+	s, err := l.w.startQueend(ctx, p.name, binary, append(poolEnv(armLegacy, pool), p.env...)...)
 	if err != nil {
 		return err
 	}
@@ -281,7 +281,7 @@ func (l *lab) cell(ctx context.Context, s step, round int) (Sample, error) {
 	if err != nil {
 		return sample, err
 	}
-	t := l.trialOf(&sample.Load, a, round)
+	t := l.trialOf(s, a, round)
 	if sample.Load.Fraction > 0 {
 		if t.load.Rate, err = l.fraction(&sample.Load, s.arm, round); err != nil {
 			return sample, err
@@ -367,8 +367,8 @@ func (p *place) find(name string, pool int) (arm, error) {
 }
 
 // trialOf is a load as a trial is told it.
-func (l *lab) trialOf(d *Load, a arm, round int) trial {
-	long := l.t.of(d)
+func (l *lab) trialOf(s step, a arm, round int) trial {
+	d, long := &s.point.load, l.t.of(s)
 	return trial{mode: d.Mode, round: round, load: load.Settings{
 		Shape: l.shape(d, a), Connections: d.Connections, Rate: d.Rate, Warm: long.warm, Window: long.window,
 		Consumers: d.Consumers, Groups: d.Groups, Backlog: d.Backlog, Pop: load.Pop{Batch: d.PopBatch, AutoAck: d.AutoAck},
@@ -405,7 +405,7 @@ func (l *lab) sweepSizes() floorSizes {
 	if l.o.full {
 		return sweepSizes
 	}
-	return floorSizes{batches: []int{100, 1000}, conns: []int{2, 4, 8}}
+	return floorSizes{batches: []int{100, 1000}, conns: []int{1, 2, 4, 8}}
 }
 
 // addExternal has the server at -url take part where it is asked for the same as

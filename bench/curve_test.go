@@ -48,6 +48,34 @@ func TestRoundsAreAsManyAsFitAndOneAtLeast(t *testing.T) {
 	f(time.Hour, time.Second, 2, roundsMost-2)
 }
 
+func TestWhatGoalsAreMadeOfIsMeasuredForLonger(t *testing.T) {
+	short := times{warm: 200 * time.Millisecond, window: 600 * time.Millisecond}
+	window := map[string]time.Duration{}
+	for _, c := range curves(shortSizes, 2) {
+		for _, s := range c.steps([]int{16}) {
+			long := short.of(s)
+			window[c.name+" "+s.point.label+" "+s.arm] = long.window
+			if (long.window >= judged.window) != (long.warm == judged.warm) {
+				t.Errorf("%v: %+v", s, long)
+			}
+			if all := (times{window: time.Minute}).of(s); all.window < time.Minute {
+				t.Errorf("%v is shortened to %v", s, all.window)
+			}
+		}
+	}
+	for name, want := range map[string]time.Duration{
+		"arms 64 push": judged.window, "arms 256 hello": judged.window, "arms 256 " + armHundred: judged.window, "arms 256 push-legacy": short.window, "arms 1 push": short.window,
+		"batch 100 push": judged.window, "batch 100 " + armUnnest: judged.window, "batch 10 push": short.window, "batch 100 push-legacy": short.window,
+		"partitions 1,000 push": judged.window, "partitions 10 push": short.window, "partitions 100 push-legacy": short.window,
+		"rows 1M push": judged.window, "rows 0 push": judged.window, "rows 100k push": short.window,
+		"modes push push": judged.window, "rate 50 % push": 2 * short.window, "connections 64 push": short.window,
+	} {
+		if got := window[name]; got != want {
+			t.Errorf("%s is measured for %v, not %v", name, got, want)
+		}
+	}
+}
+
 func TestEveryCurveVariesOneThing(t *testing.T) {
 	for _, c := range curves(fullSizes, 8) {
 		if c.title == "" || c.x == "" || len(c.points) < 2 {

@@ -231,7 +231,7 @@ func (l *lab) round(round int) (all []task) {
 	prefix := fmt.Sprintf("round %d: ", round+1)
 	for i := range l.curves {
 		for _, s := range l.curves[i].steps(l.o.pools) {
-			all = append(all, task{prefix + s.String(), l.t.of(&s.point.load).cell(), func(ctx context.Context) error {
+			all = append(all, task{prefix + s.String(), l.t.of(s).cell(), func(ctx context.Context) error {
 				return l.failed(ctx, s, round, l.measure(ctx, s, round))
 			}})
 		}

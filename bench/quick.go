@@ -137,14 +137,14 @@ func (w *world) flushMicroseconds() (float64, error) {
 func (w *world) arms(ctx context.Context, names []string, pools []int) (arms []arm, err error) {
 	say("building …")
 	for _, name := range names {
-		build, path, sizes := w.buildQueend, "/api/v1/push", pools
+		build, start, path, sizes := w.buildQueend, w.startQueend, "/api/v1/push", pools
 		switch name {
 		case armLoop:
 			sizes = []int{0}
 		case armLegacy:
 			path = "/api/v1/push-legacy"
 		case armBaseline:
-			build = w.buildBaseline
+			build, start = w.buildBaseline, w.start
 		default:
 			return nil, fmt.Errorf("there is no arm %q, only %s", name, strings.Join(armNames, ", "))
 		}
@@ -154,7 +154,7 @@ func (w *world) arms(ctx context.Context, names []string, pools []int) (arms []a
 		}
 		for _, size := range sizes {
 			a := arm{name: name, path: path, pool: size}
-			if a.server, err = w.start(ctx, strings.ReplaceAll(a.String(), "/", "-"), binary, poolEnv(name, size)...); err != nil {
+			if a.server, err = start(ctx, strings.ReplaceAll(a.String(), "/", "-"), binary, poolEnv(name, size)...); err != nil {
 				return nil, err
 			}
 			arms = append(arms, a)

@@ -34,6 +34,7 @@ type server struct {
 	foreign  bool      // somebody else has started it, and owns what is in its database
 	process  int       // of a foreign one; 0: not known
 	lacks    reasons   // what cannot be measured of it
+	profiles string    // where it serves Go's profiles; empty: nowhere
 }
 
 // readyMax and stopMax bound a server's start (migrations included) and its end.
@@ -150,8 +151,31 @@ func (s *server) counts(ctx context.Context) (c counts, err error) {
 	}
 	c.batches, _ = metric(text, `queend_batch_messages_count{lane="push"}`)
 	c.batched, _ = metric(text, `queend_batch_messages_sum{lane="push"}`)
-	c.mallocs, err = metric(text, "go_memstats_mallocs_total")
+	if s.profiles == "" {
+		c.mallocs, err = metric(text, "go_memstats_mallocs_total")
+		return c, err
+	}
+	// The metrics are some thousand objects behind, which a short measurement would take for
+	// its own: what each processor has allocated is added up when a cache of its own is used
+	// up. Where the profiles are, it is added up first.
+	if text, err = get(ctx, "http://"+s.profiles+"/debug/pprof/allocs?debug=1"); err == nil {
+		c.mallocs, err = metric(text, "# Mallocs =")
+	}
 	return c, err
+}
+
+// startQueend starts a queend whose allocations are to be counted.
+func (w *world) startQueend(ctx context.Context, name, binary string, env ...string) (*server, error) {
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	profiles := net.JoinHostPort("127.0.0.1", port)
+	s, err := w.start(ctx, name, binary, append(env, "QUEEND_PPROF="+profiles)...)
+	if err == nil {
+		s.profiles = profiles
+	}
+	return s, err
 }
 
 // countsIfAny is counts where they can be had.
