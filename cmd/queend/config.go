@@ -39,7 +39,7 @@ type Database struct {
 	Password string `name:"pg-password" env:"PG_PASSWORD" default:"postgres" help:"Password. Prefer the environment, or a systemd credential named pg-password: arguments are visible to other users of the machine."`
 	UseSSL   Bool   `name:"pg-use-ssl" env:"PG_USE_SSL" default:"false" help:"Encrypt the connection (sslmode=require). For certificate checks give sslmode=verify-full in DATABASE_URL."`
 	Reject   Bool   `name:"pg-ssl-reject-unauthorized" env:"PG_SSL_REJECT_UNAUTHORIZED" default:"true" help:"With PG_USE_SSL: false allows an unencrypted connection if the server has no TLS (sslmode=prefer)."`
-	Connect  Millis `name:"db-connection-timeout" env:"DB_CONNECTION_TIMEOUT" default:"2000" help:"Time to connect, in ms."`
+	Connect  Millis `name:"db-connection-timeout" env:"DB_CONNECTION_TIMEOUT" default:"2000" help:"Time to connect, in ms. A server that was reached and is silent is waited for longer while there is no other connection; connect_timeout in DATABASE_URL bounds that too."`
 }
 
 // ServeCommand is `queend serve`, and plain `queend`.

@@ -41,10 +41,10 @@ type Config struct {
 	// this and of StatementTimeout (queue.Allowance).
 	HungAfter time.Duration // seven eighths of FailoverTimeout
 
-	// ConnectTimeout bounds an attempt to reach one host; where there are several, also the
-	// time until it has let us in, and once more what is set up on the new connection. It may
-	// be longer than FailoverTimeout: ops do not wait for it. A connect_timeout in the
-	// connection string wins, and bounds all of this.
+	// ConnectTimeout bounds an attempt to connect to one host, and once more what is set up
+	// on the new connection. While no lane has a connection, a single server that was reached
+	// and is silent is waited for longer (silentMax). It may be longer than FailoverTimeout:
+	// ops do not wait for it. A connect_timeout in the connection string wins.
 	ConnectTimeout time.Duration // ConnectTimeoutDefault
 
 	// ProbeAfter is how long a lane may be silent, or up to a third less, before an empty

@@ -1,6 +1,7 @@
 package asyncdb
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,9 @@ const (
 )
 
 var errHung = errors.New("the server did not answer in time")
+
+// errStuck ends an attempt to connect before which another should not have come through.
+var errStuck = errors.New("cannot connect to PostgreSQL: no answer, while a later attempt has one")
 
 // opened is called when the loop has taken the socket.
 func (c *conn) opened(write func([]byte) error, shut func()) {
@@ -304,10 +308,13 @@ func (s *Store) dialAgain(now time.Duration) {
 
 // redial sets the time of the next attempt, or makes it at once.
 func (s *Store) redial(now time.Duration) {
-	if s.attempts == 0 {
-		s.dialAgain(now)
-	} else {
+	switch {
+	case s.attempts > 0:
 		s.dialAt = now + backoff(s.attempts, rand.Float64())
+	case s.suspect || s.leftShut:
+		s.dial(now) // it is no silence that has brought us here, and nobody will call
+	default:
+		s.dialAgain(now)
 	}
 	if !s.dialing {
 		s.arm(s.dialAt)
@@ -352,6 +359,9 @@ func (s *Store) dialFailed(why error) {
 	s.dialEnded(why)
 	if s.closed {
 		return
+	}
+	if errors.Is(why, context.Canceled) {
+		why = errStuck
 	}
 	s.away = true
 	s.stats.ConnectFailures.Add(1)

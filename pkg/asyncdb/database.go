@@ -122,6 +122,14 @@ func (db *Database) count() (open, connected int) {
 	return open, connected
 }
 
+// isConnected says whether any lane has a connection that works.
+func (db *Database) isConnected() bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	_, connected := db.count()
+	return connected > 0
+}
+
 // enlist gives a new store its number.
 func (db *Database) enlist(s *Store) int {
 	db.mu.Lock()

@@ -55,7 +55,8 @@ func (s *Store) connect(ctx context.Context) (l link, err error) {
 	if err != nil {
 		return link{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, pc.config.ConnectTimeout)
+	s.db.dials.answered()
+	ctx, cancel := context.WithTimeout(ctx, s.db.conn.ConnectTimeout)
 	defer cancel()
 	l, err = s.equip(ctx, pc.PgConn, late)
 	if err != nil {
@@ -127,23 +128,44 @@ func isSilence(why error) bool {
 }
 
 // bePatient has an attempt wait longer for a server than for the way to it, and tells the
-// others that it has reached one. Where there are several hosts the next one may be better;
-// and who has said connect_timeout means all of it.
+// others that it has reached one: while no lane has a connection, since then it is the server
+// that hangs and not what is in between; where there is one host with one address, or the
+// next may be better; and unless connect_timeout was said, which means all of it.
 func (db *Database) bePatient(c *pgconn.Config) {
-	if db.manyHosts || db.config.impatient {
+	if db.manyHosts || db.config.impatient || db.isConnected() {
 		return
 	}
-	dial, timeout := c.DialFunc, c.ConnectTimeout
+	dial, lookUp, timeout := c.DialFunc, c.LookupFunc, c.ConnectTimeout
 	c.ConnectTimeout = max(timeout, silentMax)
+	c.LookupFunc = func(ctx context.Context, host string) ([]string, error) {
+		all, err := lookUp(ctx, host)
+		if len(all) > 1 && !areLoopback(all) {
+			c.ConnectTimeout = timeout // of each; it is looked at after this
+		}
+		return all, err
+	}
 	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		nc, err := dial(ctx, network, address)
-		if err == nil {
+		if err == nil && c.ConnectTimeout > timeout {
 			db.dials.reach()
 		}
 		return nc, err
 	}
+}
+
+// areLoopback says whether addresses are this machine's own, as localhost's two are.
+func areLoopback(all []string) bool {
+	for _, address := range all {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			address = host
+		}
+		if ip := net.ParseIP(address); ip == nil || !ip.IsLoopback() {
+			return false
+		}
+	}
+	return true
 }
 
 // connectConfig is pgconn.ConnectConfig without its panics: target_session_attrs is

@@ -141,6 +141,47 @@ func TestASilentServerIsWaitedFor(t *testing.T) {
 	}
 }
 
+// Whose server may be another next time, or who has another connection, is not patient; and
+// the way to a server is waited for no longer than without patience.
+func TestWhoIsPatient(t *testing.T) {
+	const timeout = 2 * time.Second
+	f := func(connString string, addresses []string, connected bool, want time.Duration) {
+		t.Helper()
+		db := open(t, Config{ConnString: connString, ConnectTimeout: timeout})
+		if connected {
+			db.lanes = append(db.lanes, laneConnected)
+		}
+		c := db.conn.Copy()
+		var allowed time.Duration
+		c.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			until, _ := ctx.Deadline()
+			allowed = time.Until(until)
+			return nil, nil
+		}
+		c.LookupFunc = func(context.Context, string) ([]string, error) { return addresses, nil }
+		db.bePatient(c)
+		if _, err := c.LookupFunc(context.Background(), "h"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), c.ConnectTimeout)
+		defer cancel()
+		if _, err := c.DialFunc(ctx, "tcp", "h"); err != nil {
+			t.Fatal(err)
+		}
+		if c.ConnectTimeout != want || allowed > timeout || db.dials.reached != (want > timeout) {
+			t.Errorf("%s at %v: an attempt may take %v, of that to get there %v; reached %v", connString, addresses, c.ConnectTimeout, allowed, db.dials.reached)
+		}
+	}
+	f("host=h user=u", []string{"10.0.0.1"}, false, silentMax)
+	f("host=h user=u", []string{"10.0.0.1:5432"}, false, silentMax)
+	f("host=localhost user=u", []string{"::1", "127.0.0.1"}, false, silentMax)
+	f("host=h user=u", []string{"10.0.0.1", "10.0.0.2"}, false, timeout)
+	f("host=h user=u", []string{"127.0.0.1", "10.0.0.2"}, false, timeout)
+	f("host=h user=u", []string{"10.0.0.1"}, true, timeout)
+	f("host=h,i user=u", []string{"10.0.0.1"}, false, timeout)
+	f("host=h user=u connect_timeout=2", []string{"10.0.0.1"}, false, timeout)
+}
+
 // TestAPoolerThatHandsSessionsAround has the statements prepared by somebody else
 // already; they are sent whole then.
 func TestAPoolerThatHandsSessionsAround(t *testing.T) {
@@ -156,6 +197,9 @@ func TestAPoolerThatHandsSessionsAround(t *testing.T) {
 	l.nc.Close()
 	if !l.inline {
 		t.Error("they are taken for prepared")
+	}
+	if db.dials.reached {
+		t.Error("a server that lets us in counts as silent")
 	}
 }
 

@@ -21,9 +21,10 @@ const (
 	// dialLook is how soon a lane that leaves it to others looks again: theirs may have ended.
 	dialLook = 100 * time.Millisecond
 
-	// silentMax is how long an attempt waits for a server that it has reached, where there is
-	// one host.
-	silentMax = 30 * time.Second
+	// silentMax is how long an attempt waits for the first answer of a server that it has
+	// reached; see bePatient. The lanes of one loop, of which there are five at least, are
+	// enough for an attempt every dialEveryMax.
+	silentMax = 15 * time.Second
 )
 
 // dials are the attempts to connect that are under way in a process.
@@ -55,13 +56,20 @@ func (d *dials) reach() {
 	d.reached = true
 }
 
+// answered says that a server lets us in, or says why not: it does not hang.
+func (d *dials) answered() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reached, d.every = false, dialEvery
+}
+
 // end takes the end of an attempt. silent: nobody has answered it.
 func (d *dials) end(silent bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.n--
+	d.mu.Unlock()
 	if !silent {
-		d.reached, d.every = false, dialEvery
+		d.answered()
 	}
 }
 

@@ -651,10 +651,63 @@ func TestASilentServerIsAskedEverMoreSeldom(t *testing.T) {
 	if got := d.wait(now); got != dialEvery {
 		t.Errorf("after an answer: %v", got)
 	}
+	for range 3 {
+		d.begin(now)
+		d.reach()
+	}
 	d.begin(now)
+	if got := d.wait(now); got != dialEveryMax {
+		t.Errorf("after three silent ones: %v", got)
+	}
 	d.begin(now) // the one before has not reached a server
 	if got := d.wait(now); got != dialEvery {
 		t.Errorf("on the way: %v", got)
+	}
+	d.reach()
+	d.begin(now)
+	if d.answered(); d.wait(now) != dialEvery {
+		t.Errorf("one is let in: %v", d.wait(now))
+	}
+	for why, want := range map[error]bool{context.DeadlineExceeded: true, context.Canceled: true, errTest: false} {
+		if isSilence(fmt.Errorf("so: %w", why)) != want {
+			t.Errorf("%v is silence: %v", why, !want)
+		}
+	}
+}
+
+// Lanes that lose their connections together make one attempt, and the others when it has
+// come through; those that have left a server by themselves make one each.
+func TestLanesThatAreLostTogetherDoNotDialTogether(t *testing.T) {
+	for left, want := range map[bool]int{false: 1, true: 3} {
+		a := newRig(t)
+		lanes := []*rig{a, a.beside(), a.beside()}
+		made := func() (n int) {
+			for _, r := range lanes {
+				n += r.dials
+			}
+			return n
+		}
+		for _, r := range lanes {
+			r.open()
+		}
+		for _, r := range lanes {
+			r.store.proven()
+			r.store.leftShut = left
+			r.conn.closedBy(errTest)
+			r.pass()
+		}
+		if made() != want {
+			t.Errorf("left %v: %d attempts, not %d", left, made(), want)
+		}
+		if !left {
+			a.open()
+			for _, r := range lanes[1:] {
+				r.pass()
+			}
+			if made() != 2 {
+				t.Errorf("%d attempts when one has come through", made())
+			}
+		}
 	}
 }
 
@@ -680,7 +733,8 @@ func TestAnOlderAttemptIsGivenUpWhenANewerOneComesThrough(t *testing.T) {
 			r.sleep(time.Millisecond)
 		}
 	}
-	newer := given(c)
+	newer, begun := given(c), a.store.dialAt
+	a.sleep(time.Second)
 	a.open()
 	for _, r := range []*rig{b, c} {
 		r.pass()
@@ -694,9 +748,15 @@ func TestAnOlderAttemptIsGivenUpWhenANewerOneComesThrough(t *testing.T) {
 	if !*older || *newer {
 		t.Errorf("given up: the older %v, the newer %v", *older, *newer)
 	}
+	if d := a.db.dials.through; d != begun || b.store.attempts != 0 {
+		t.Errorf("what came through was begun at %v, not %v; the next one waits for %d", d, begun, b.store.attempts)
+	}
 	b.dials = 0
 	b.store.stopDial = func() {}
 	b.store.dialFailed(context.Canceled)
+	if h := b.db.Health(); h.LastError != errStuck.Error() {
+		t.Errorf("it is said to be %q", h.LastError)
+	}
 	if b.sleep(c.now - b.now + dialEvery); b.dials != 1 {
 		t.Error("it does not make another")
 	}

@@ -161,7 +161,6 @@ func (b *Buffer) drain(to Replay) {
 		end := d.read()
 		if d.last == 0 {
 			if end && b.emptied(groups) {
-				d.good = false
 				<-b.drainWaker()
 				d.begin()
 			}
@@ -182,7 +181,7 @@ func (b *Buffer) drain(to Replay) {
 // begin begins to count, and to see how much PostgreSQL takes.
 func (d *drainer) begin() {
 	d.rate.begin(d.b)
-	d.rows, d.least, d.row, d.careful = windowRowsCalm, 0, 0, false
+	d.rows, d.least, d.row, d.careful, d.good = windowRowsCalm, 0, 0, false, false
 }
 
 // mayClose says whether the buffer may close behind the window, which has read to the end.
@@ -206,9 +205,6 @@ func (d *drainer) rest(took time.Duration, cut bool) {
 	b.mu.Unlock()
 	n := len(d.op.Items)
 	share := live != d.live && !held && inTime(n, took, int(b.stats.Pending.Load()), d.due-b.o.Now())
-	if n > 0 {
-		d.row = took / time.Duration(n)
-	}
 	if d.least == 0 || took < d.least {
 		d.least = took
 	}
@@ -399,8 +395,10 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 	for try := 0; ; try++ {
 		var op queue.Op
 		op.Items, op.Cost = items, cost
+		began := d.b.o.Now()
 		d.submit(&op)
 		if op.Fault.Code == queue.OK {
+			d.row = (d.b.o.Now() - began) / time.Duration(len(items))
 			break
 		}
 		if refused(op.Fault.Code) {

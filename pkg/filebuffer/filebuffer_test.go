@@ -931,6 +931,9 @@ func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
 		t.Error("the time of the trouble counts")
 	}
 
+	if d.begin(); d.good {
+		t.Error("after maintenance mode the time before it counts")
+	}
 	for left, want := range map[int64]int{1: windowRowsCalm, 1 << 30: 2 * windowRowsCalm} {
 		d.begin()
 		d.least = 1 // others would feel more
@@ -941,6 +944,40 @@ func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
 		if took := time.Since(began); d.rows != want || left == 1 && took < restMax {
 			t.Errorf("%d are left: it rests for %v, and takes %d rows", left, took, d.rows)
 		}
+	}
+}
+
+// storeFunc is a store that is one function.
+type storeFunc func(op *queue.Op)
+
+func (f storeFunc) Do(op *queue.Op)  { f(op) }
+func (f storeFunc) Cancel(*queue.Op) {}
+
+// What a row takes is what it took in the try that went well, not the outage before it.
+func TestHowLongARowTakesIsWithoutTheTrouble(t *testing.T) {
+	now := time.Hour
+	clock := func() time.Duration { return now }
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	tries := 0
+	d := &drainer{b: b, done: make(chan struct{}, 1)}
+	d.to = Replay{Post: func(f func()) { f() }, Now: clock, Store: storeFunc(func(op *queue.Op) {
+		if tries++; tries == 1 {
+			now += time.Minute
+			op.Fault.Code = queue.Outage
+		} else {
+			now += 20 * time.Millisecond
+			for i := range op.Items {
+				op.Items[i].Status = queue.Queued
+			}
+		}
+		op.Done.OpDone(op)
+	})}
+	if !d.store(make([]queue.Item, 2), 1) || d.row != 10*time.Millisecond {
+		t.Errorf("after %d tries a row takes %v", tries, d.row)
 	}
 }
 

@@ -53,14 +53,11 @@ func (s *Store) askFor(c *call, set, then func(op *queue.Op)) {
 		op.Deadline = s.deadline(c, s.sv.Now())
 		set(op)
 	}, func(op *queue.Op) {
-		switch {
-		case op.Fault.Code == queue.OK:
-			then(op)
-		case c.until != 0 && c.until <= s.sv.Now():
-			s.finish(c) // it has waited for its time, if not for a message
-		default:
+		if op.Fault.Code != queue.OK {
 			s.failed(c, op.Fault)
+			return
 		}
+		then(op)
 	})
 }
 

@@ -112,7 +112,7 @@ func TestABeginningIsAskedForNoLongerThanThePopWaits(t *testing.T) {
 	w.now += 300*time.Millisecond + graceful
 	w.away = true // the lane gives it back
 	w.settle()
-	if !w.answers[op] || op.Fault.Code != queue.OK || op.Pop.Count != 0 {
+	if !w.answers[op] || op.Fault.Code != queue.Unavailable || op.Pop.Count != 0 {
 		t.Errorf("answered %v, %v", w.answers[op], op.Fault)
 	}
 }
@@ -132,7 +132,7 @@ func TestNothingIsAskedForAPopLongerThanItWaits(t *testing.T) {
 				t.Errorf("%s may take until %v, and it waits until %v", what, op.Deadline, until)
 			}
 		}
-		for range 3 {
+		for i := range 3 {
 			until = w.now + 300*time.Millisecond
 			op := w.popOp(0, func(p *queue.PopRequest) {
 				scope(p)
@@ -145,6 +145,15 @@ func TestNothingIsAskedForAPopLongerThanItWaits(t *testing.T) {
 			w.stores[0].timesUp()
 			if !w.answers[op] || op.Pop.Count != 0 {
 				t.Errorf("answered %v", w.answers[op])
+			}
+			until = w.now + 300*time.Millisecond
+			op = w.popOp(0, func(p *queue.PopRequest) {
+				scope(p)
+				p.Wait, p.Timeout, p.Group = true, 300*time.Millisecond, fmt.Append(nil, "g", i)
+			})
+			w.now = until + graceful
+			if w.settle(); !w.answers[op] || op.Fault.Code != queue.Unavailable {
+				t.Errorf("nobody could say whether there was something, and it hears %v, %v", w.answers[op], op.Fault)
 			}
 			w.away = false
 		}

@@ -1,4 +1,4 @@
-// Package loop runs the event loops: one goroutine per core that polls its sockets,
+// Package loop runs the event loops: a goroutine each that polls its sockets,
 // serves HTTP/1.1 connections, and lets guests (PostgreSQL's sockets, timers, posted
 // functions) run on the same goroutine, so that a request never changes goroutines on
 // its way.
