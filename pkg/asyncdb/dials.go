@@ -25,6 +25,10 @@ const (
 	// reached; see bePatient. The lanes of one loop, of which there are five at least, are
 	// enough for an attempt every dialEveryMax.
 	silentMax = 15 * time.Second
+
+	// silentUnixMax is the same behind a unix socket. There is one server: its kernel ends
+	// what waits when it ends, and until then nobody else could answer.
+	silentUnixMax = 10 * time.Minute
 )
 
 // dials are the attempts to connect that are under way in a process.
