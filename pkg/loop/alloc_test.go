@@ -18,6 +18,39 @@ func allocations(rounds int, f func()) float64 {
 	return float64(after.Mallocs-before.Mallocs) / float64(rounds)
 }
 
+// A thousand connections that are answered in one pass use the buffers of the pass before;
+// what is kept for them is bounded.
+func TestBuffersOfAPassAreThoseOfThePassBefore(t *testing.T) {
+	l := &Loop{}
+	held := make([][]byte, 0, 10_000)
+	pass := func(n, size int) {
+		for range n {
+			held = append(held, l.take())
+		}
+		for _, b := range held {
+			if cap(b) < size {
+				b = make([]byte, 0, size) // it has grown
+			}
+			l.give(b)
+		}
+		held = held[:0]
+	}
+	pass(1000, bufferBytesMin)
+	if n := testing.AllocsPerRun(10, func() { pass(1000, bufferBytesMin) }); n > 0 {
+		t.Errorf("%v allocations in a pass", n)
+	}
+	for _, size := range []int{bufferBytesMin, bufferBytesKept, 2 * bufferBytesKept} {
+		pass(10_000, size)
+		kept := 0
+		for _, b := range l.buffers {
+			kept += cap(b)
+		}
+		if kept != l.buffersBytes || kept > buffersBytesKept {
+			t.Errorf("%d bytes are kept of buffers of %d, and %d are counted", kept, size, l.buffersBytes)
+		}
+	}
+}
+
 func TestARequestAllocatesNothing(t *testing.T) {
 	if underRace {
 		t.Skip("the race detector allocates")

@@ -57,9 +57,12 @@ type Loop struct {
 	attached map[*guest]struct{}
 
 	exchanges exchangePool
-	buffers   [][]byte
-	lastID    uint64
-	heading   heading
+
+	buffers      [][]byte // free
+	buffersBytes int      // what they can hold
+
+	lastID  uint64
+	heading heading
 
 	count counters
 }
@@ -240,18 +243,21 @@ func (l *Loop) leave() {
 }
 
 // bufferBytesKept is the largest buffer that is kept for the next user, and
-// buffersKept how many are.
+// buffersBytesKept what all that are kept have together: one for each of a thousand
+// connections that are answered in one pass.
 const (
-	bufferBytesMin  = 4 << 10
-	bufferBytesKept = 64 << 10
-	buffersKept     = 128
+	bufferBytesMin   = 4 << 10
+	bufferBytesKept  = 64 << 10
+	buffersBytesKept = 4 << 20
 )
 
 // take returns an empty buffer; give it back with give.
 func (l *Loop) take() []byte {
 	if n := len(l.buffers); n > 0 {
 		b := l.buffers[n-1]
+		l.buffers[n-1] = nil
 		l.buffers = l.buffers[:n-1]
+		l.buffersBytes -= cap(b)
 		return b
 	}
 	return make([]byte, 0, bufferBytesMin)
@@ -259,10 +265,11 @@ func (l *Loop) take() []byte {
 
 // give takes a buffer back; small and large ones are left to the collector.
 func (l *Loop) give(b []byte) {
-	if cap(b) < bufferBytesMin || cap(b) > bufferBytesKept || len(l.buffers) >= buffersKept {
+	if cap(b) < bufferBytesMin || cap(b) > bufferBytesKept || l.buffersBytes+cap(b) > buffersBytesKept {
 		return
 	}
 	l.buffers = append(l.buffers, b[:0])
+	l.buffersBytes += cap(b)
 }
 
 // sweep closes what is overdue. It looks at a part of the connections at a time and
