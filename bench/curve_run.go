@@ -422,9 +422,9 @@ func (l *lab) addExternal() {
 }
 
 // wakeSeconds is how long each measurement of wake takes here.
-const wakeSeconds = 1.0
+const wakeSeconds = 3.0
 
-func (l *lab) wakeCost() time.Duration { return 6 * time.Second }
+func (l *lab) wakeCost() time.Duration { return 14 * time.Second }
 
 // loopServer is the server of the loop's arm.
 func (l *lab) loopServer() *server {
