@@ -399,7 +399,7 @@ func isHere(connString string) bool {
 }
 
 func isLoopback(host string) bool {
-	if strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || host == "localhost" {
+	if strings.HasPrefix(host, "/") || host == "localhost" {
 		return true
 	}
 	ip := net.ParseIP(host)

@@ -137,7 +137,7 @@ func (db *Database) bePatient(c *pgconn.Config) {
 	}
 	dial, lookUp, timeout := c.DialFunc, c.LookupFunc, c.ConnectTimeout
 	c.ConnectTimeout = max(timeout, silentMax)
-	if strings.HasPrefix(c.Host, "/") || strings.HasPrefix(c.Host, "@") {
+	if strings.HasPrefix(c.Host, "/") {
 		c.ConnectTimeout = max(timeout, silentUnixMax)
 	}
 	c.LookupFunc = func(ctx context.Context, host string) ([]string, error) {

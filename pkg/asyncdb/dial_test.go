@@ -176,7 +176,6 @@ func TestWhoIsPatient(t *testing.T) {
 	f("host=h user=u", []string{"10.0.0.1:5432"}, false, silentMax)
 	f("host=localhost user=u", []string{"::1", "127.0.0.1"}, false, silentMax)
 	f("host=/tmp user=u", nil, false, silentUnixMax)
-	f("host=@queend user=u", nil, false, silentUnixMax)
 	f("host=/tmp user=u", nil, true, timeout)
 	f("host=h user=u", []string{"10.0.0.1", "10.0.0.2"}, false, timeout)
 	f("host=h user=u", []string{"127.0.0.1", "10.0.0.2"}, false, timeout)

@@ -27,8 +27,9 @@ const (
 	silentMax = 15 * time.Second
 
 	// silentUnixMax is the same behind a unix socket. There is one server: its kernel ends
-	// what waits when it ends, and until then nobody else could answer.
-	silentUnixMax = 10 * time.Minute
+	// what waits when it ends, and until then nobody else could answer. It has an end for the
+	// sake of what only forwards, and of a socket that is made anew beside a frozen server.
+	silentUnixMax = time.Minute
 )
 
 // dials are the attempts to connect that are under way in a process.

@@ -49,6 +49,14 @@ func TestBuffersOfAPassAreThoseOfThePassBefore(t *testing.T) {
 			t.Errorf("%d bytes are kept of buffers of %d, and %d are counted", kept, size, l.buffersBytes)
 		}
 	}
+	l = &Loop{}
+	pass(64, bufferBytesKept) // all that may have grown
+	for range 3 {
+		pass(900, bufferBytesMin)
+	}
+	if n := testing.AllocsPerRun(10, func() { pass(900, bufferBytesMin) }); n > 0 {
+		t.Errorf("%v allocations in a pass after one with large answers", n)
+	}
 }
 
 func TestARequestAllocatesNothing(t *testing.T) {

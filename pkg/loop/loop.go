@@ -242,13 +242,14 @@ func (l *Loop) leave() {
 	l.leaving = false
 }
 
-// bufferBytesKept is the largest buffer that is kept for the next user, and
-// buffersBytesKept what all that are kept have together: one for each of a thousand
-// connections that are answered in one pass.
+// bufferBytesKept is the largest buffer that is kept for the next user, and buffersKept how
+// many are: one for each of a thousand connections that are answered in one pass. Those that
+// have grown are kept as long as all together have no more than buffersBytesKept.
 const (
 	bufferBytesMin   = 4 << 10
 	bufferBytesKept  = 64 << 10
-	buffersBytesKept = 4 << 20
+	buffersKept      = 1024
+	buffersBytesKept = buffersKept * bufferBytesMin
 )
 
 // take returns an empty buffer; give it back with give.
@@ -265,7 +266,8 @@ func (l *Loop) take() []byte {
 
 // give takes a buffer back; small and large ones are left to the collector.
 func (l *Loop) give(b []byte) {
-	if cap(b) < bufferBytesMin || cap(b) > bufferBytesKept || l.buffersBytes+cap(b) > buffersBytesKept {
+	grown := cap(b) > 2*bufferBytesMin
+	if cap(b) < bufferBytesMin || cap(b) > bufferBytesKept || len(l.buffers) >= buffersKept || grown && l.buffersBytes+cap(b) > buffersBytesKept {
 		return
 	}
 	l.buffers = append(l.buffers, b[:0])
