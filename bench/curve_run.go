@@ -390,15 +390,19 @@ func (l *lab) fraction(d *Load, arm string, round int) (float64, error) {
 
 // sweep looks for the best floors.
 func (l *lab) sweep(ctx context.Context) (err error) {
-	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.t.window/2)
+	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.sweepWindow())
 	return err
 }
 
 // sweepCost is about how long that takes.
 func (l *lab) sweepCost() time.Duration {
 	s := l.sweepSizes()
-	return time.Duration(2*len(s.batches)*len(s.conns)) * (l.t.window*5/8 + l.t.beside)
+	return time.Duration(2*len(s.batches)*len(s.conns)) * (l.sweepWindow()*5/4 + l.t.beside)
 }
+
+// sweepWindow is how long each of the floor's sizes is tried. In a third of a second the
+// wrong one was found, half as fast as the best.
+func (l *lab) sweepWindow() time.Duration { return max(l.t.window/2, time.Second) }
 
 // sweepSizes leave out in a short report what was never best.
 func (l *lab) sweepSizes() floorSizes {

@@ -49,18 +49,18 @@ func (l *intList) Set(text string) error {
 }
 
 func quickFlags(args []string) quickOptions {
-	o := quickOptions{connections: intList{1, 64, 256}, pools: intList{16, 32, 64}}
+	o := quickOptions{connections: intList{1, 64, 256}, pools: intList{16, 32}}
 	f := flag.NewFlagSet("quick", flag.ExitOnError)
 	o.register(f)
-	f.IntVar(&o.rounds, "rounds", 2, "how often the arms take turns")
-	f.Float64Var(&o.seconds, "seconds", 0.8, "of each measurement")
+	f.IntVar(&o.rounds, "rounds", 1, "how often the arms take turns")
+	f.Float64Var(&o.seconds, "seconds", 1, "of each measurement")
 	f.Float64Var(&o.warm, "warm", 0.2, "seconds of load before each measurement")
-	f.IntVar(&o.prime, "prime", 500, "messages for each of a pool's connections before anything is measured: they fill its caches and settle PostgreSQL's plans")
+	f.IntVar(&o.prime, "prime", 60, "messages for each of a pool's connections before anything is measured: they fill its caches and settle PostgreSQL's plans")
 	f.Var(&o.connections, "connections", "numbers of client connections")
 	f.Var(&o.pools, "pools", "sizes of the pools, of which the best is taken")
 	f.StringVar(&o.arms, "arms", strings.Join(armNames, ","), "what is measured")
 	f.BoolVar(&o.wrk, "wrk", false, "measure with wrk too (package wrk)")
-	f.BoolVar(&o.ab, "ab", true, "store 10,000 rows with ab -n 10000 -c 100 (package apache2-utils; without it, with a stand-in)")
+	f.BoolVar(&o.ab, "ab", false, "store 10,000 rows with ab -n 10000 -c 100 (package apache2-utils; without it, with a stand-in)")
 	f.StringVar(&o.json, "json", "quick.json", "file for the whole result; empty: none")
 	_ = f.Parse(args) // ExitOnError
 	return o
