@@ -391,19 +391,18 @@ func isHere(connString string) bool {
 	if err != nil {
 		return false // it is refused when it is used
 	}
-	here := isLoopback(c.Host)
+	isHost := func(host string) bool { return strings.HasPrefix(host, "/") || isLoopback(host) }
+	here := isHost(c.Host)
 	for _, f := range c.Fallbacks {
-		here = here && isLoopback(f.Host)
+		here = here && isHost(f.Host)
 	}
 	return here
 }
 
+// isLoopback says whether a host's name is this machine's own.
 func isLoopback(host string) bool {
-	if strings.HasPrefix(host, "/") || host == "localhost" {
-		return true
-	}
 	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // backlogPerLoop is each loop's share of what may wait for PostgreSQL: at least twice

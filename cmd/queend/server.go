@@ -106,7 +106,7 @@ func (s *server) greet() {
 	if len(unknown) > 0 {
 		s.log.Warn().Strs("names", unknown).Msg("no setting has these names; see queend --help")
 	}
-	if ip := net.ParseIP(c.Listener.Host); c.Listener.Host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if !isLoopback(c.Listener.Host) {
 		s.log.Warn().Str("host", c.Listener.Host).Msg("anyone who reaches this address may push: there is no authentication; listen on 127.0.0.1 or put a proxy in front")
 	}
 }
