@@ -165,7 +165,7 @@ func TestAnOutcomeBecomesItsStatus(t *testing.T) {
 	f(queue.Fault{Code: queue.Unavailable, Message: "no"}, 503, "Retry-After: 1\r\n", `{"error":"no"}`)
 	f(queue.Fault{Code: queue.Overloaded, Message: "no"}, 503, "Retry-After: 1\r\n", `{"error":"no"}`)
 	f(queue.Fault{Code: queue.Internal, Message: `"no"`}, 500, "application/json", `{"error":"\"no\""}`)
-	if len(w.timings) != 6 || w.timings[0].Status != 201 || w.timings[0].Items != 1 || w.timings[0].Total != 2*time.Second {
+	if len(w.timings) != 6 || w.timings[0].Status != 201 || w.timings[0].Items != 1 || w.timings[0].Total != 2*time.Second || w.timings[0].Parse != 2*time.Second {
 		t.Errorf("timings: %+v", w.timings)
 	}
 }

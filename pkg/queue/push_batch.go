@@ -2,7 +2,6 @@ package queue
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"hash/maphash"
 	"slices"
@@ -110,10 +109,10 @@ func (b *Batch) collect(g *group) {
 	// Ids rise in the order in which the requests came, and created_at is the same for
 	// all rows of a partition: so that order becomes the order of delivery.
 	slices.SortFunc(b.gather.rows, func(a, b row) int {
-		if c := cmpUUID(&a.partition, &b.partition); c != 0 {
+		if c := bytes.Compare(a.partition[:], b.partition[:]); c != 0 {
 			return c
 		}
-		return cmpUUID(&a.id, &b.id)
+		return bytes.Compare(a.id[:], b.id[:])
 	})
 	for i := range b.gather.rows {
 		r := &b.gather.rows[i]
@@ -124,15 +123,6 @@ func (b *Batch) collect(g *group) {
 		h.n++
 		h.last = r.id
 	}
-}
-
-// cmpUUID compares as bytes.Compare does.
-func cmpUUID(a, b *UUID) int {
-	x, y := binary.BigEndian.Uint64(a[:]), binary.BigEndian.Uint64(b[:])
-	if x == y {
-		x, y = binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(b[8:])
-	}
-	return cmp.Compare(x, y)
 }
 
 func cmpString(a, b string) int {
