@@ -174,6 +174,24 @@ func TestCostsAreSharedByTheMessages(t *testing.T) {
 	}
 }
 
+// Where a server serves its profiles, they say what it has allocated: the metrics are late.
+func TestAllocationsAreReadWhereTheyAreExact(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics/prometheus" {
+			fmt.Fprint(w, "go_memstats_mallocs_total 42\nqueend_batch_messages_count{lane=\"push\"} 7\n")
+		} else {
+			fmt.Fprint(w, "# Alloc = 1\n# Mallocs = 43\n")
+		}
+	}))
+	defer s.Close()
+	at := s.Listener.Addr().String()
+	for profiles, want := range map[string]float64{"": 42, at: 43} {
+		if c, err := (&server{addr: at, profiles: profiles}).counts(context.Background()); err != nil || c.mallocs != want || c.batches != 7 {
+			t.Errorf("profiles at %q: %+v, %v", profiles, c, err)
+		}
+	}
+}
+
 func TestAFetchWithAnotherStatusIsAnError(t *testing.T) {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/metrics/prometheus" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -155,6 +156,49 @@ func TestTheLargestTableCanBeSmaller(t *testing.T) {
 	f([]int{0, 100_000, 1_000_000})
 	f([]int{0, 100_000}, "-rows", "100000")
 	f([]int{0, 10_000, 100_000, 1_000_000, 10_000_000}, "-full")
+}
+
+// How many loops a queend has by itself is not said by the cores alone.
+func TestEachNumberOfLoopsIsAServerOfItsOwn(t *testing.T) {
+	l := &lab{report: &Report{}}
+	l.report.Machine.Cores = 2
+	for _, n := range loopCounts(2) {
+		if name := l.placeOf(&Load{Loops: n}); name != fmt.Sprint("loops_", n) {
+			t.Errorf("%d loops are measured at %q", n, name)
+		}
+	}
+}
+
+func TestTheFloorIsLookedForLongEnough(t *testing.T) {
+	for window, want := range map[time.Duration]time.Duration{600 * time.Millisecond: time.Second, 5 * time.Second: 2500 * time.Millisecond} {
+		if got := (&lab{t: times{window: window}}).sweepWindow(); got != want {
+			t.Errorf("cells of %v: tries of %v", window, got)
+		}
+	}
+}
+
+// The table takes less than a minute. A pool carries 1,500 messages a second or more, and
+// 15 s are for building and starting.
+func TestTheQuickFormTakesLessThanAMinute(t *testing.T) {
+	o := quickFlags(nil)
+	cells, primed := 0, 0
+	for _, n := range o.connections {
+		for _, arm := range splitNames(o.arms) {
+			if pooled := slices.Contains(pooledArms, arm); pooled && n > 1 {
+				cells += len(o.pools)
+			} else {
+				cells++
+			}
+		}
+	}
+	for _, n := range o.pools {
+		primed += len(pooledArms) * n * o.prime
+	}
+	each := seconds(o.seconds+o.warm) + besideCell + 300*time.Millisecond
+	total := 15*time.Second + time.Duration(o.rounds*cells)*each + time.Duration(primed)*time.Second/1500
+	if total > time.Minute || o.ab || o.wrk {
+		t.Errorf("%d cells and %d messages before: %v; ab %v, wrk %v", o.rounds*cells, primed, total, o.ab, o.wrk)
+	}
 }
 
 func TestLoopsAreDoubledUpToTheCores(t *testing.T) {

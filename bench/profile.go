@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -146,19 +145,14 @@ func (w *world) view(ctx context.Context, o profileOptions, mode load.Mode, bina
 
 func (w *world) watch(ctx context.Context, mode load.Mode, seen *watched, v view) (*load.Result, error) {
 	o := seen.o
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	seen.pprof = net.JoinHostPort("127.0.0.1", port)
 	if err := w.empty(ctx); err != nil {
 		return nil, err
 	}
-	s, err := w.start(ctx, "queend-"+v.name, seen.binary, append(v.env, "QUEEND_PPROF="+seen.pprof)...)
+	s, err := w.startQueend(ctx, "queend-"+v.name, seen.binary, v.env...)
 	if err != nil {
 		return nil, err
 	}
-	seen.pid = s.cmd.Process.Pid
+	seen.pid, seen.pprof = s.cmd.Process.Pid, s.profiles
 	watched := make(chan error, 1)
 	settings := load.Settings{
 		Target: load.Target{Addr: s.addr}, Nonce: v.name,

@@ -164,7 +164,7 @@ func (s *server) counts(ctx context.Context) (c counts, err error) {
 	return c, err
 }
 
-// startQueend starts a queend whose allocations are to be counted.
+// startQueend starts a queend that serves its profiles.
 func (w *world) startQueend(ctx context.Context, name, binary string, env ...string) (*server, error) {
 	port, err := freePort()
 	if err != nil {
