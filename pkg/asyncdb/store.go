@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -335,6 +336,8 @@ func (s *Store) giveUp() {
 		s.complete(op, now)
 	}
 	if s.working {
+		// What is in flight may be done all the same: its own sentence says so.
+		s.completeAll(s.current.Expire(math.MaxInt64), now)
 		s.current.Fail(fault)
 		s.completeAll(s.current.Ops(), now)
 		s.abandon()

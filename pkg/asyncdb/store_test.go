@@ -97,6 +97,20 @@ func TestDuplicatesHearTheWinner(t *testing.T) {
 	}
 }
 
+func TestAStoreThatGivesUpSaysWhatMayBeDone(t *testing.T) {
+	r := up(t)
+	sent := r.push("q/p/1")
+	r.pass()
+	r.answer(r.pg.read(t, &r.sent)) // resolved; now the push is under way
+	waiting := r.push("q/p/2")
+	r.store.giveUp()
+	for c, want := range map[*call]string{sent: "may have been stored", waiting: string(refusedClosed)} {
+		if got := c.op.Fault; got.Code != queue.Unavailable || !strings.Contains(got.Message, want) {
+			t.Errorf("%v, not %q", got, want)
+		}
+	}
+}
+
 func TestOpsKnowTheirTimes(t *testing.T) {
 	r := up(t)
 	a := r.push("q/p/1")

@@ -184,27 +184,37 @@ func (p *Pool) run(ctx context.Context, batch *queue.Batch, op *queue.Op) {
 	op.Sent = p.options.Now()
 	batch.Reset()
 	batch.Add(op)
+	away := false
 	for {
 		statements := batch.Step(p.options.Now())
 		if statements == nil {
+			break // decided, also if its time is over by now
+		}
+		if ctx.Err() != nil {
+			batch.Fail(late(batch.MayBeStored(), away))
 			break
 		}
-		wait, away := p.step(ctx, batch, statements)
-		if wait > 0 {
+		var wait time.Duration
+		if wait, away = p.step(ctx, batch, statements); wait > 0 {
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
 			}
 		}
-		if ctx.Err() != nil {
-			f := queue.Fault{Code: queue.Unavailable, Message: "PostgreSQL did not answer in time, try again in a second"}
-			if away {
-				f.Code = queue.Outage
-			}
-			batch.Fail(f)
-		}
 	}
 	op.Answered = p.options.Now()
+}
+
+// late is the fault of an op whose time is over before it is decided.
+func late(mayBeStored, away bool) queue.Fault {
+	f := queue.Fault{Code: queue.Unavailable, Message: "PostgreSQL did not answer in time, try again in a second"}
+	if mayBeStored {
+		f.Message = "PostgreSQL did not answer in time; the messages may have been stored: push them again with the same transactionId"
+	}
+	if away {
+		f.Code = queue.Outage
+	}
+	return f
 }
 
 // step sends one list of statements under one Sync and hands the batch what

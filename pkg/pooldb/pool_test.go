@@ -164,6 +164,56 @@ func TestAnAbsentPostgreSQLIsAnOutageByTheDeadline(t *testing.T) {
 	}
 }
 
+// A process that stood still finds the commit's answer and the end of the push's time together.
+func TestAPushThatIsStoredIsAnsweredSoAfterItsTimeToo(t *testing.T) {
+	db := postgrestest.Database(t)
+	migrate(t, db)
+	var pool *Pool
+	over := false
+	pool = open(t, db, func(o *Options) {
+		o.Now = func() time.Duration {
+			if !over && count(t, db, "true") > 0 { // its commit was answered
+				over = true
+				pool.stop() // as the end of its time does
+			}
+			return now()
+		}
+	})
+	c := newCaller(t)
+	if answer, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q","transactionId":"a"}]}`, neverHangs); code != queue.OK || !strings.Contains(answer, `"queued"`) || !over {
+		t.Errorf("code %d: %s", code, answer)
+	}
+}
+
+// The server has the push, and the time is over before it answers.
+func TestAPushThatMayBeStoredIsNotSaidToHaveFailed(t *testing.T) {
+	db := postgrestest.Database(t)
+	migrate(t, db)
+	pool, c := open(t, db, nil), newCaller(t)
+	ctx := context.Background()
+	locker, err := pgx.Connect(ctx, db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer locker.Close(ctx)
+	if _, err := locker.Exec(ctx, "BEGIN; LOCK queen.messages IN SHARE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer pool.stop() // as the end of its time does
+		for end := now() + neverHangs; now() < end; time.Sleep(5 * time.Millisecond) {
+			waits := false
+			if err := locker.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'queen.messages'::regclass)").Scan(&waits); err != nil || waits {
+				return
+			}
+		}
+	}()
+	answer, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, neverHangs)
+	if code == queue.OK || !strings.Contains(answer, "may have been stored") {
+		t.Errorf("code %d: %s", code, answer)
+	}
+}
+
 func TestAConnectionLostBetweenPushesIsNotNoticed(t *testing.T) {
 	db := postgrestest.Database(t)
 	migrate(t, db)
