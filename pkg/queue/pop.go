@@ -61,6 +61,7 @@ type PopRequest struct {
 	FirstQueue  []byte          // and its names
 	FirstName   []byte
 	FirstExists bool
+	Lost        bool // with a Fault: messages may have been acknowledged that nobody has received
 }
 
 // Subscription is where a group begins that is new to a queue.
@@ -120,4 +121,5 @@ func (p *PopRequest) Again() {
 	clear(p.Tries)
 	p.Tries, p.LeaseID, p.Messages, p.FirstQueue, p.FirstName = p.Tries[:0], p.LeaseID[:0], nil, p.FirstQueue[:0], p.FirstName[:0]
 	p.Claimed, p.Count, p.Window, p.Missing, p.Held, p.First, p.FirstExists = 0, 0, false, false, false, UUID{}, false
+	p.Lost = false
 }

@@ -598,6 +598,9 @@ func (b *PopBatch) Unknown() {
 	b.landed()
 }
 
+// popLost is what a pop with AutoAck hears whose claim may have been committed in vain.
+const popLost = "messages may have been acknowledged that nobody has received"
+
 // maybeClaimed: a claim was sent, and nobody knows what became of it.
 func (b *PopBatch) maybeClaimed() {
 	b.unknown = true
@@ -608,14 +611,16 @@ func (b *PopBatch) maybeClaimed() {
 		}
 		e.maybe = true
 		if e.op.Pop.AutoAck {
-			b.decide(i, Fault{Unavailable, "the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"})
+			e.op.Pop.Lost = true
+			b.decide(i, Fault{Unavailable, "the connection to PostgreSQL was lost; " + popLost})
 		}
 	}
 }
 
 // Expire decides the ops whose Deadline has passed and gives them back. What is claimed
 // for them by the step in flight is given back too; with AutoAck nothing can be, and their
-// Deadline is put off until the step is done, by PopLateMax at most.
+// Deadline is put off until the step is done, by PopLateMax at most; then they hear that
+// messages may be lost.
 func (b *PopBatch) Expire(now time.Duration) []*Op {
 	for i := range b.entries {
 		if e := &b.entries[i]; !e.decided && e.op.Deadline != 0 && e.op.Deadline <= now {
@@ -626,12 +631,16 @@ func (b *PopBatch) Expire(now time.Duration) []*Op {
 					continue
 				}
 			}
+			e.op.Pop.Lost = e.op.Pop.AutoAck && b.inFlight(i)
 			s.late, s.auto, s.group = true, e.op.Pop.AutoAck, string(e.op.Pop.Group)
 		}
 	}
 	late := b.expire(now, "PostgreSQL did not answer in time, try again in a second")
 	for _, op := range late {
 		op.Pop.forget()
+		if op.Pop.Lost {
+			op.Fault.Message = "PostgreSQL did not answer in time; " + popLost
+		}
 	}
 	return late
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -1287,6 +1288,42 @@ func TestADatabaseThatQueenLaidOutIsPopped(t *testing.T) {
 	p.push("new", "p", 1, 3)
 	p.expectPop(of("new", "p", batchOf(9)), "p1 p2 p3 claimed")
 	p.expectPop(p.any("new", "p", batchOf(9), autoAck, as("g")), "p1 p2 p3 claimed")
+}
+
+func TestAPopWithAutoAckThatIsGivenUpSaysWhatMayBeLost(t *testing.T) {
+	const lost = "PostgreSQL did not answer in time; messages may have been acknowledged that nobody has received"
+	const late = "PostgreSQL did not answer in time, try again in a second"
+	f := func(want string, mark bool, end func(b *PopBatch), change ...func(*PopRequest)) {
+		t.Helper()
+		b, op := NewPopBatch(&Config{}, NewIDs(wallMs)), of("q", "p", change...)
+		op.Deadline = time.Second
+		b.Add(op)
+		end(b)
+		if op.Fault != (Fault{Unavailable, want}) || op.Pop.Lost != mark {
+			t.Errorf("%+v, lost %v", op.Fault, op.Pop.Lost)
+		}
+		if op.Again(); op.Pop.Lost {
+			t.Error("the mark is kept for the next attempt")
+		}
+	}
+	// As a store does that ends, and one whose PostgreSQL is slow.
+	for _, at := range []time.Duration{math.MaxInt64, time.Second + PopLateMax} {
+		f(lost, true, func(b *PopBatch) {
+			b.Step(0)
+			b.Expire(time.Second)
+			b.Expire(at)
+		}, autoAck)
+	}
+	f(lost, true, func(b *PopBatch) { b.Step(0); b.Expire(math.MaxInt64) }, autoAck)
+	f(late, false, func(b *PopBatch) { b.Step(0); b.Expire(time.Second) })
+	f(late, false, func(b *PopBatch) { b.Expire(time.Second) }, autoAck)
+	f(late, false, func(b *PopBatch) {
+		b.Step(0)
+		b.StepDone(&SQLError{Code: "40P01"}, 0)
+		b.Expire(time.Second)
+	}, autoAck)
+	const gone = "the connection to PostgreSQL was lost; messages may have been acknowledged that nobody has received"
+	f(gone, true, func(b *PopBatch) { b.Step(0); b.Unknown() }, autoAck)
 }
 
 func TestABatchOfPopsKnowsItsWork(t *testing.T) {
