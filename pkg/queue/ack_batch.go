@@ -436,6 +436,7 @@ type doubted struct {
 	id    UUID
 	group string
 	now   cursor
+	last  int32 // the last entry whose acks are in it
 }
 
 // changes says whether the row is to be written.
@@ -517,11 +518,12 @@ func (w *ackWork) orderRefs() {
 	})
 }
 
-// settled says whether a write whose answer was lost is what was read.
+// settled says whether a write whose answer was lost is what was read, and was for these acks:
+// where requests are worked one by one, the next one's find the row as that write left it too.
 func (w *ackWork) settled(c *chain) bool {
 	for i := range w.doubt {
 		d := &w.doubt[i]
-		if d.id == c.id && d.group == c.group && c.read.there && d.now.same(&c.read) {
+		if d.id == c.id && d.group == c.group && w.refs[c.hi-1].entry <= d.last && c.read.there && d.now.same(&c.read) {
 			c.now, c.settled = d.now, true
 			return true
 		}
@@ -529,12 +531,14 @@ func (w *ackWork) settled(c *chain) bool {
 	return false
 }
 
-// inDoubt keeps what the write in flight is to leave.
+// inDoubt keeps what the write in flight is to leave. A row that it only compares would look
+// the same without it, and is no proof.
 func (w *ackWork) inDoubt() {
 	w.doubt = w.doubt[:0]
 	for _, i := range w.writes {
-		c := &w.chains[i]
-		w.doubt = append(w.doubt, doubted{c.id, c.group, c.now})
+		if c := &w.chains[i]; !c.now.same(&c.read) {
+			w.doubt = append(w.doubt, doubted{c.id, c.group, c.now, w.refs[c.hi-1].entry})
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +181,81 @@ func TestWhatBecomesOfAcksWhenPostgreSQLFails(t *testing.T) {
 	}
 }
 
+// answerRows answers a read, whatever its statements.
+func answerRows(b conversation, messages, groups [][][]byte) {
+	b.Row(planFirst, [][]byte{int8Value(7)})
+	for _, row := range messages {
+		b.Row(readMessages, row)
+	}
+	for _, row := range groups {
+		b.Row(readGroups, row)
+	}
+	b.StepDone(nil, 0)
+}
+
+// ackedRow is a groupRow whose lease has had messages acked, up to its cursor.
+func ackedRow(o int, at int64, lease string) [][]byte {
+	row := groupRow(o, at, lease)
+	row[11] = int4Value(int(at))
+	return row
+}
+
+// allAcked is a groupRow of a lease whose messages are all acked, though its last one is not
+// passed: nothing is left to count.
+func allAcked(o int) [][]byte {
+	row := ackedRow(o, 1, "L")
+	row[11] = int4Value(3)
+	return row
+}
+
+func TestARequestThatWasInNoWriteIsNotSettledByAnothers(t *testing.T) {
+	b := NewAckBatch()
+	first, second := ackOf(t, "m1"), ackOf(t, "m2")
+	b.Add(first)
+	b.Add(second)
+	expectStep(t, b, ackReading)
+	answerRows(b, [][][]byte{messageRow(1, 1), messageRow(2, 2)}, [][][]byte{groupRow(1, 0, "L")})
+	expectStep(t, b, ackWriting)
+	b.StepDone(&SQLError{Code: "23514", Message: "no"}, 0) // now one by one
+	expectStep(t, b, ackReading)
+	answerRows(b, [][][]byte{messageRow(1, 1)}, [][][]byte{groupRow(1, 0, "L")})
+	expectStep(t, b, ackWriting)
+	b.Unknown() // and it was committed
+	expectStep(t, b, ackReading)
+	answerRows(b, [][][]byte{messageRow(1, 1)}, [][][]byte{ackedRow(1, 1, "L")})
+	expectStep(t, b, ackReading)
+	if got := b.Decided(); len(got) != 1 || got[0] != first || outcomes(first) != "yes" {
+		t.Errorf("%v: %s", got, outcomes(first))
+	}
+	answerRows(b, [][][]byte{messageRow(1, 2)}, [][][]byte{ackedRow(1, 1, "L")})
+	expectStep(t, b, ackWriting)
+	b.Row(1, [][]byte{int8Value(1)})
+	b.StepDone(nil, 0)
+	expectStep(t, b, "")
+	if got := outcomes(second); got != "yes" {
+		t.Error(got)
+	}
+
+	// A write of both that is committed in the end was for both.
+	b, first, second = NewAckBatch(), ackOf(t, "m1"), ackOf(t, "m2")
+	b.Add(first)
+	b.Add(second)
+	for _, end := range []func(){b.Unknown, func() { b.StepDone(&SQLError{Code: "23514", Message: "no"}, 0) }} {
+		expectStep(t, b, ackReading)
+		answerRows(b, [][][]byte{messageRow(1, 1), messageRow(2, 2)}, [][][]byte{groupRow(1, 0, "L")})
+		expectStep(t, b, ackWriting)
+		end()
+	}
+	for n := range int64(2) {
+		expectStep(t, b, ackReading)
+		answerRows(b, [][][]byte{messageRow(1, n+1)}, [][][]byte{ackedRow(1, 2, "L")})
+	}
+	expectStep(t, b, "")
+	if got := outcomes(first) + "; " + outcomes(second); got != "yes; yes" {
+		t.Error(got)
+	}
+}
+
 func TestAnAckThatWasGivenBackIsNotTouched(t *testing.T) {
 	for _, when := range []string{"reading", "read", "writing"} {
 		b := NewAckBatch()
@@ -342,6 +418,64 @@ func TestWhatBecomesOfATransactionWhenPostgreSQLFails(t *testing.T) {
 	if b.Step(0) != nil || op.Fault.Code != Unavailable {
 		t.Errorf("%+v", op.Fault)
 	}
+}
+
+// Rows that others change too may be as a lost commit was to leave them without it.
+func TestATransactionOfAcksIsSettledByAllItsRows(t *testing.T) {
+	const ack = `{"type":"ack","transactionId":"m1","partitionId":"00000000-0000-0000-0000-000000000001","leaseId":"L"}`
+	two := ack + "," + strings.Replace(ack, `001"`, `002"`, 1)
+	var b *TransactionBatch
+	var op *Op
+	messages := [][][]byte{messageRow(1, 1), messageRow(2, 1)}
+	lost := func(operations string, read, then [][][]byte, commit string) {
+		t.Helper()
+		b, op = NewTransactionBatch(&Config{}, NewHints(0, 0)), transactionOf(t, operations)
+		b.Add(op)
+		expectStep(t, b, ackReading)
+		answerRows(b, messages, read)
+		if got := names(b.Step(0)); !strings.HasPrefix(got, "pop_plan transaction_write") {
+			t.Fatalf("step %q", got)
+		}
+		b.Unknown()
+		expectStep(t, b, ackReading)
+		answerRows(b, messages, then)
+		expectStep(t, b, commit)
+	}
+	done := func() {
+		t.Helper()
+		if expectStep(t, b, ""); op.Fault.Code != OK || TransactionFailed(op) || !op.Acks[0].Success || !op.Acks[1].Success {
+			t.Errorf("%+v, %+v", op.Fault, op.Steps)
+		}
+	}
+	writes := func(want ...int32) {
+		t.Helper()
+		if !slices.Equal(b.work.writes, want) {
+			t.Errorf("writes %v, want %v", b.work.writes, want)
+		}
+		b.StepDone(nil, 0)
+		done()
+	}
+	const writing = "pop_plan transaction_write"
+	was := [][][]byte{groupRow(1, 0, "L"), groupRow(2, 0, "L")}
+	lost(two, was, [][][]byte{ackedRow(1, 1, "L"), ackedRow(2, 1, "L")}, "")
+	done()
+	// The first row is as somebody else left it.
+	lost(two, was, [][][]byte{ackedRow(1, 1, "L"), groupRow(2, 0, "L")}, writing)
+	writes(1)
+	// A row that is only compared proves nothing.
+	was = [][][]byte{allAcked(1), groupRow(2, 0, "L")}
+	lost(two, was, was, writing)
+	writes(0, 1)
+	// It was committed, and somebody else has the first partition now: nothing of his is touched.
+	was = [][][]byte{groupRow(1, 0, "L"), groupRow(2, 0, "L")}
+	lost(two, was, [][][]byte{groupRow(1, 1, "X"), ackedRow(2, 1, "L")}, "")
+	done()
+	dead := strings.Replace(two, `"leaseId":"L"`, `"status":"dlq"`, 1)
+	lost(dead, was, [][][]byte{groupRow(1, 1, "X"), ackedRow(2, 1, "L")}, writing+"_dead")
+	if d := b.work.chains[0].effect.dead; len(d) != 1 || !d[0].once || !op.Acks[0].Dead {
+		t.Errorf("%+v", d)
+	}
+	writes()
 }
 
 func TestATransactionThatWasGivenBackIsNotTouched(t *testing.T) {

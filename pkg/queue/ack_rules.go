@@ -281,7 +281,8 @@ func reasonOf(a *AckItem, otherwise string) []byte {
 
 // transact works one ack of a transaction, which all stand or fall together: failed and
 // dlq are dead letters at once and end the lease. before is the row as it was read. It
-// returns the answer's error, "": done.
+// returns the answer's error, "": done. inDoubt: as above; what the cursor has passed leaves
+// any lease but its own alone, which somebody may have taken after it was done.
 func (c *cursor) transact(r *ackRef, before *cursor, inDoubt bool, e *effect) string {
 	a := r.ack
 	a.Success, a.Dead, a.Why = false, false, ""
@@ -298,6 +299,13 @@ func (c *cursor) transact(r *ackRef, before *cursor, inDoubt bool, e *effect) st
 		return reasonUnknown
 	}
 	a.Success = true
+	if inDoubt && !before.holds(a.LeaseID) && !r.at.after(before.at) {
+		if s != completedStatus {
+			a.Dead = true
+			e.bury(deadLetter{*r, reasonOf(a, reasonUnknown), before.retries, true})
+		}
+		return ""
+	}
 	e.mustLive = e.mustLive || checked && before.live
 	if s == completedStatus {
 		if c.pass(r, checked, e); c.leased() && !c.hasLast && c.size == 0 {

@@ -15,7 +15,9 @@ import (
 //
 // An op that fails by its acks or by what it is has made no partition by then. settle is
 // for an op whose commit was sent and whose answer was lost: a message with one of its ids
-// says that it was done; without messages, a row that is as it was to be.
+// says that it was done; without messages, rows that are all as they were to be. One of them
+// may be so by somebody else's doing: then the rest is worked out again, and what was passed
+// is taken to be done.
 //
 // Pushes are those of Batch, but that a duplicate fails the whole; acks are worked out as
 // in AckBatch by other rules (cursor.transact), and their rows are compared as strictly:
@@ -174,15 +176,17 @@ func (b *TransactionBatch) judge() {
 	e := &b.entries[b.at]
 	op, w := e.op, &b.work
 	b.judged = true
+	settled := 0
 	for i := range w.chains {
 		c := &w.chains[i]
+		if b.doubted && len(op.Items) == 0 && w.settled(c) {
+			settled++
+		}
 		c.now, c.effect = c.read, effect{}
 	}
-	for i := range w.chains {
-		if b.doubted && len(op.Items) == 0 && w.settled(&w.chains[i]) {
-			b.done() // all or nothing
-			return
-		}
+	if settled > 0 && settled == len(w.doubt) {
+		b.done()
+		return
 	}
 	for k := range op.Steps {
 		st := &op.Steps[k]
@@ -199,6 +203,9 @@ func (b *TransactionBatch) judge() {
 			r := &w.refs[b.byIndex[st.Index]]
 			c := &w.chains[r.chain]
 			r.found = r.found && c.known
+			if c.settled {
+				break
+			}
 			if why := c.now.transact(r, &c.read, e.maybe, &c.effect); why != "" {
 				st.Error = "ACK operation failed: " + why
 			}
