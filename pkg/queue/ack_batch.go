@@ -59,10 +59,13 @@ const (
 // some other has got further.
 const ackRoundsMax = 100
 
-const ackExpired = "PostgreSQL did not answer in time; the acknowledgments may have been taken"
+const (
+	ackDoubt   = "the acknowledgments may have been taken"
+	ackExpired = "PostgreSQL did not answer in time; " + ackDoubt
+)
 
 // NewAckBatch returns an empty batch, to be used again and again.
-func NewAckBatch() *AckBatch { return &AckBatch{roll: newRoll()} }
+func NewAckBatch() *AckBatch { return &AckBatch{roll: newRoll(ackDoubt)} }
 
 // Reset makes the batch empty; it forgets its ops and keeps its buffers, unless a large
 // batch made them grow.
@@ -311,10 +314,17 @@ func (b *AckBatch) refuse(f Fault) {
 	}
 }
 
+const (
+	contended = "others change these partitions all the time"
+	tryAgain  = "try again in a second"
+)
+
 // again counts a round in which some row was not what was read.
 func (b *AckBatch) again() {
 	if b.rounds++; b.rounds > ackRoundsMax {
-		b.Fail(Fault{Unavailable, "others change these partitions all the time, try again in a second"})
+		for i := range b.entries {
+			b.unavailable(i, contended, tryAgain)
+		}
 	}
 }
 
@@ -390,7 +400,7 @@ func (b *AckBatch) finish() {
 			if r.ack == nil || e.op == nil || e.decided {
 				continue
 			}
-			r.ack.done = true
+			r.ack.done, e.partly = true, true
 			if !told {
 				told = true
 				e.op.Freed = append(e.op.Freed, c.freed())

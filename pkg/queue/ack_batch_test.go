@@ -181,6 +181,21 @@ func TestWhatBecomesOfAcksWhenPostgreSQLFails(t *testing.T) {
 	}
 }
 
+// acksOf is a request for messages of partitions 1, 2, …, as "m1 1".
+func acksOf(t *testing.T, acks ...string) *Op {
+	t.Helper()
+	var list []string
+	for _, a := range acks {
+		transaction, partition, _ := strings.Cut(a, " ")
+		list = append(list, `{"transactionId":"`+transaction+`","partitionId":"00000000-0000-0000-0000-00000000000`+partition+`","leaseId":"L"}`)
+	}
+	op := new(Op)
+	if f := DecodeAcks(op, []byte(`{"acknowledgments":[`+strings.Join(list, ",")+`]}`), &Config{}); f.Code != OK {
+		t.Fatal(f.Message)
+	}
+	return op
+}
+
 // answerRows answers a read, whatever its statements.
 func answerRows(b conversation, messages, groups [][][]byte) {
 	b.Row(planFirst, [][]byte{int8Value(7)})
@@ -206,6 +221,82 @@ func allAcked(o int) [][]byte {
 	row := ackedRow(o, 1, "L")
 	row[11] = int4Value(3)
 	return row
+}
+
+func failTries(t *testing.T, b conversation, step func()) {
+	t.Helper()
+	for range RetriesMax + 1 {
+		step()
+		b.StepDone(&SQLError{Code: "40P01", Message: "deadlock"}, 0)
+	}
+	expectStep(t, b, "")
+}
+
+const ackTries = "fault: PostgreSQL could not take the acknowledgments, try 4 ended with: deadlock"
+
+func TestAnAckThatIsGivenUpSaysWhetherItMayBeTaken(t *testing.T) {
+	b, op := NewAckBatch(), ackOf(t, "m1")
+	reading := func() { expectStep(t, b, ackReading) }
+	begin := func(ops ...*Op) {
+		t.Helper()
+		b.Reset()
+		for _, op := range ops {
+			b.Add(op)
+		}
+		reading()
+	}
+	is := func(op *Op, want string) {
+		t.Helper()
+		if got := outcomes(op); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	const maybe = "; the acknowledgments may have been taken"
+	begin(op)
+	answerRead(b, 1, 0)
+	expectStep(t, b, ackWriting)
+	b.Unknown()
+	failTries(t, b, reading)
+	is(op, ackTries+maybe)
+
+	op = ackOf(t, "m1")
+	op.Deadline = 1
+	begin(op)
+	answerRead(b, 1, 0)
+	expectStep(t, b, ackWriting)
+	b.StepDone(&SQLError{Code: "40003", Message: "no"}, 0)
+	expectStep(t, b, "")
+	is(op, "fault: PostgreSQL could not take the acknowledgments, try 1 ended with: no"+maybe)
+
+	// One of two partitions is written, and the other one never; who has nothing in it is not
+	// told of it.
+	for _, never := range []func(){
+		func() { failTries(t, b, reading) },
+		func() {
+			for range ackRoundsMax {
+				reading()
+				answerRows(b, [][][]byte{messageRow(1, 1), messageRow(2, 1)}, [][][]byte{groupRow(1, 0, "L"), groupRow(2, 0, "L")})
+				expectStep(t, b, ackWriting)
+				b.StepDone(nil, 0)
+			}
+			expectStep(t, b, "")
+		},
+	} {
+		two, none := acksOf(t, "m1 1", "m1 2"), acksOf(t, "m1 3")
+		begin(two, none)
+		answerRows(b, [][][]byte{messageRow(1, 1), messageRow(2, 1), messageRow(3, 1)},
+			[][][]byte{groupRow(1, 0, "L"), groupRow(2, 0, "L"), groupRow(3, 0, "L")})
+		expectStep(t, b, ackWriting)
+		b.Row(1, [][]byte{int8Value(1)})
+		b.StepDone(nil, 0)
+		never()
+		if got := two.Fault; got.Code != Unavailable || !strings.HasSuffix(got.Message, maybe) {
+			t.Errorf("%+v", got)
+		}
+		if got := none.Fault; got.Code != Unavailable || strings.Contains(got.Message, maybe) {
+			t.Errorf("%+v", got)
+		}
+	}
 }
 
 func TestARequestThatWasInNoWriteIsNotSettledByAnothers(t *testing.T) {
@@ -417,6 +508,49 @@ func TestWhatBecomesOfATransactionWhenPostgreSQLFails(t *testing.T) {
 	}
 	if b.Step(0) != nil || op.Fault.Code != Unavailable {
 		t.Errorf("%+v", op.Fault)
+	}
+}
+
+func TestATransactionThatIsGivenUpSaysWhetherItMayBeDone(t *testing.T) {
+	var b *TransactionBatch
+	f := func(doubt bool, end func(), want string) {
+		t.Helper()
+		b = NewTransactionBatch(&Config{}, NewHints(0, 0))
+		op := transactionOf(t, anAck+","+aPush)
+		b.Add(op)
+		if doubt {
+			toCommit(t, b)
+			b.Unknown()
+			want += "; the transaction may have been done"
+		}
+		end()
+		expectStep(t, b, "")
+		if op.Fault.Code != Unavailable || op.Fault.Message != want {
+			t.Errorf("%+v, want %q", op.Fault, want)
+		}
+	}
+	fails := func(n int, code, table string) {
+		t.Helper()
+		for range n {
+			toCommit(t, b)
+			b.StepDone(&SQLError{Code: code, Message: "m", Table: table}, 0)
+		}
+	}
+	for _, doubt := range []bool{false, true} {
+		or := func(advice string) string {
+			if doubt {
+				return ""
+			}
+			return "; " + advice
+		}
+		f(doubt, func() { failTries(t, b, func() { toCommit(t, b) }) }, "PostgreSQL could not do the transaction, try 4 ended with: deadlock")
+		f(doubt, func() { fails(ackRoundsMax+1, "22012", "") }, "others change these partitions all the time"+or("try again in a second"))
+		f(doubt, func() { fails(staleMax+1, "23503", "messages") }, "the queue was deleted or changed while the messages were pushed"+or("push them again"))
+		f(doubt, func() {
+			fails(vainMax+1, "23505", "messages")
+			expectStep(t, b, asking)
+			b.StepDone(nil, 0)
+		}, "PostgreSQL reports a duplicate that cannot be found"+or("push the messages again"))
 	}
 }
 

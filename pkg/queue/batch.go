@@ -99,9 +99,13 @@ const (
 	vainMax  = 3 // look again so often for a duplicate that is not there
 )
 
+// pushDoubt is what a push hears that may be stored. How it may be pushed again without being
+// stored twice belongs to it.
+const pushDoubt = "the messages may have been stored: push them again with the same transactionId"
+
 // NewBatch returns an empty batch, to be used again and again.
 func NewBatch(c *Config, h *Hints) *Batch {
-	return &Batch{roll: newRoll(), c: c, h: h}
+	return &Batch{roll: newRoll(pushDoubt), c: c, h: h}
 }
 
 // Reset makes the batch empty; it forgets its ops and keeps its buffers, unless a
@@ -265,7 +269,7 @@ func (b *Batch) maybeStored(g *group) {
 // Unavailable. It returns them and the batch forgets them, also when a step is in
 // flight: the caller completes them now. Valid until the next call of any method.
 func (b *Batch) Expire(now time.Duration) []*Op {
-	return b.expire(now, "PostgreSQL did not answer in time; the messages may have been stored: push them again with the same transactionId")
+	return b.expire(now, "PostgreSQL did not answer in time; "+pushDoubt)
 }
 
 // Fail decides every op that is not decided yet with f, as a store does that gives
@@ -320,6 +324,13 @@ func (b *Batch) decideAll(g *group, f Fault) {
 	}
 }
 
+// giveUp ends what is left of a group, for a reason that may pass.
+func (b *Batch) giveUp(g *group, why, advice string) {
+	for i := g.lo; i < g.hi; i++ {
+		b.unavailable(i, why, advice)
+	}
+}
+
 // refuse ends a request that PostgreSQL refuses: it says so in each of its items.
 func (b *Batch) refuse(g *group, why string) {
 	for i := g.lo; i < g.hi; i++ {
@@ -350,6 +361,6 @@ func (b *Batch) stale(g *group) {
 		b.gather.dups[i].at.known = false
 	}
 	if g.stale++; g.stale > staleMax && !b.halve(g) {
-		b.decideAll(g, Fault{Unavailable, "the queue was deleted or changed while the messages were pushed; push them again"})
+		b.giveUp(g, "the queue was deleted or changed while the messages were pushed", "push them again")
 	}
 }

@@ -227,6 +227,81 @@ func TestARequestThatMayBeStoredDoesNotFail(t *testing.T) {
 	s.expect(op.Fault, Fault{Unavailable, "the messages may have been stored; push them again with the same transactionId (no (22021))"})
 }
 
+// It may be committed when the answer was lost, and at any time after.
+func TestAPushThatIsGivenUpSaysWhetherItMayBeStored(t *testing.T) {
+	maybe := "; the messages may have been stored: push them again with the same transactionId"
+	var s *script
+	f := func(want string, end func(op *Op)) {
+		t.Helper()
+		s = newScript(t)
+		op := s.add(one)
+		s.done(s.step(resolving))
+		end(op)
+		s.step("")
+		s.expect(op.Fault, Fault{Unavailable, want})
+	}
+	lost := func() {
+		s.step(pushing)
+		s.b.Unknown()
+		s.done(s.step(asking))
+	}
+	tries := func(code string) {
+		for range RetriesMax + 1 {
+			s.step(pushing)
+			s.fail(code)
+		}
+	}
+	f("PostgreSQL could not store the messages, try 4 ended with: no (55P03)", func(*Op) { tries("55P03") })
+	f("PostgreSQL could not store the messages, try 4 ended with: no (55P03)"+maybe, func(*Op) {
+		lost()
+		tries("55P03")
+	})
+	f("PostgreSQL could not store the messages, try 1 ended with: no (40003)"+maybe, func(op *Op) {
+		op.Deadline = 1
+		s.step(pushing)
+		s.fail("40003")
+	})
+	gone := func() {
+		for range staleMax {
+			s.step(pushing)
+			s.fail("23503")
+			s.done(s.step(resolving))
+		}
+		s.step(pushing)
+		s.fail("23503")
+	}
+	f("the queue was deleted or changed while the messages were pushed; push them again", func(*Op) { gone() })
+	f("the queue was deleted or changed while the messages were pushed"+maybe, func(*Op) {
+		lost()
+		gone()
+	})
+	vain := func() {
+		for range vainMax + 1 {
+			s.step(pushing)
+			s.b.StepDone(&SQLError{Code: "23505", Table: "messages"}, 0)
+			s.done(s.step(asking))
+		}
+	}
+	f("PostgreSQL reports a duplicate that cannot be found; push the messages again", func(*Op) { vain() })
+	f("PostgreSQL reports a duplicate that cannot be found"+maybe, func(*Op) {
+		lost()
+		vain()
+	})
+
+	// What was not in the step that was lost is not in doubt.
+	s = newScript(t)
+	a, b := s.add(one), s.add(`{"items":[{"queue":"q"}]}`)
+	s.done(s.step(resolving))
+	s.step(pushing)
+	s.fail("22021")
+	lost()
+	s.done(s.step(pushing))
+	tries("40P01")
+	s.step("")
+	s.expect(statuses(a), "q")
+	s.expect(b.Fault.Message, "PostgreSQL could not store the messages, try 4 ended with: no (40P01)")
+}
+
 // PostgreSQL may report a duplicate that is gone when we look for it (somebody deletes
 // messages), or that is of a key which we do not know. Neither goes on for ever.
 func TestADuplicateThatCannotBeFoundEnds(t *testing.T) {

@@ -555,6 +555,13 @@ func (w *world) check(op *Op) {
 		if op.Fault.Code != Unavailable {
 			t.Fatalf("fault %v", op.Fault)
 		}
+		if !strings.Contains(op.Fault.Message, "messages may have been stored") {
+			for i := range op.Items {
+				if _, stored := w.ever[op.Items[i].ID]; stored {
+					t.Fatalf("%q, and item %d is stored", op.Fault.Message, i)
+				}
+			}
+		}
 		return
 	}
 	for i := range op.Items {

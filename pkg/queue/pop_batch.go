@@ -186,7 +186,7 @@ const (
 
 // NewPopBatch returns an empty batch, to be used again and again. ids are the loop's own.
 func NewPopBatch(c *Config, ids *IDs) *PopBatch {
-	return &PopBatch{roll: newRoll(), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst, rate: popRateFirst, crowd: popCrowdMax}
+	return &PopBatch{roll: newRoll(""), c: c, ids: ids, settled: map[string]struct{}{}, next: analyzeFirst, rate: popRateFirst, crowd: popCrowdMax}
 }
 
 // PreparedPop are the statements of a PopBatch that are worth preparing on a connection.

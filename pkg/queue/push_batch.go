@@ -391,7 +391,7 @@ func (b *Batch) winnersFound(g *group) {
 		b.h.storm = stormBatches
 	case collided:
 		if g.vain++; g.vain > vainMax && !b.halve(g) {
-			b.decideAll(g, Fault{Unavailable, "PostgreSQL reports a duplicate that cannot be found; push the messages again"})
+			b.giveUp(g, "PostgreSQL reports a duplicate that cannot be found", "push the messages again")
 		}
 	}
 }

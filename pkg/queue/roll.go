@@ -16,6 +16,7 @@ type roll struct {
 	unknown bool // an earlier step may have been committed
 	view    []*Op
 
+	doubt  string         // what is said of an op that is given up and may be done; "": nothing need be
 	jitter func() float64 // 0 ≤ … < 1
 }
 
@@ -24,6 +25,7 @@ type entry struct {
 	op      *Op // nil: given back
 	decided bool
 	maybe   bool // what it asked for was sent and the answer was lost: it may be done, also later
+	partly  bool // some of what it asked for is done
 }
 
 // Retries wait about retryAfter, then retryFactor times longer each, give or take
@@ -33,7 +35,7 @@ const (
 	retryFactor = 3
 )
 
-func newRoll() roll { return roll{jitter: rand.Float64} }
+func newRoll(doubt string) roll { return roll{doubt: doubt, jitter: rand.Float64} }
 
 func (r *roll) reset() {
 	clear(r.entries)
@@ -114,6 +116,19 @@ func (r *roll) decide(i int, f Fault) {
 	}
 }
 
+// unavailable ends entry i, which could not be done now for a reason that may pass, with an
+// advice. An op that may be done all the same, or is in part, hears that in its place: whoever
+// hears nothing of it takes it to be undone.
+func (r *roll) unavailable(i int, why, advice string) {
+	if e := &r.entries[i]; (e.maybe || e.partly) && r.doubt != "" {
+		advice = r.doubt
+	}
+	if advice != "" {
+		why += "; " + advice
+	}
+	r.decide(i, Fault{Unavailable, why})
+}
+
 // retry counts a failure that may pass against the undecided entries from lo to hi. It
 // returns how long to wait, 0: none of them has a try or the time left.
 func (r *roll) retry(lo, hi int, now time.Duration, what string, err *SQLError) time.Duration {
@@ -136,7 +151,7 @@ func (r *roll) retry(lo, hi int, now time.Duration, what string, err *SQLError) 
 			continue
 		}
 		if e.op.tries > RetriesMax || e.op.Deadline != 0 && now+after >= e.op.Deadline {
-			r.decide(i, Fault{Unavailable, what + ", try " + strconv.Itoa(e.op.tries) + " ended with: " + err.Message})
+			r.unavailable(i, what+", try "+strconv.Itoa(e.op.tries)+" ended with: "+err.Message, "")
 		} else {
 			left = true
 		}

@@ -53,11 +53,16 @@ const (
 	commitStep
 )
 
-const transactionExpired = "PostgreSQL did not answer in time; the transaction may have been done"
+const (
+	transactionDoubt   = "the transaction may have been done"
+	transactionExpired = "PostgreSQL did not answer in time; " + transactionDoubt
+)
 
 // NewTransactionBatch returns an empty batch, to be used again and again. h is the loop's.
 func NewTransactionBatch(c *Config, h *Hints) *TransactionBatch {
-	return &TransactionBatch{roll: newRoll(), push: NewBatch(c, h)}
+	push := NewBatch(c, h)
+	push.doubt = transactionDoubt
+	return &TransactionBatch{roll: newRoll(transactionDoubt), push: push}
 }
 
 // Reset makes the batch empty; it forgets its ops and keeps its buffers, unless a large
@@ -372,7 +377,7 @@ func (b *TransactionBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 		}
 		b.again()
 	case v.Class == ClassData && b.entries[b.at].maybe:
-		b.decide(b.at, Fault{Unavailable, "the transaction may have been done (" + err.Message + ")"})
+		b.decide(b.at, Fault{Unavailable, transactionDoubt + " (" + err.Message + ")"})
 	case v.Class == ClassData:
 		b.failWhole(err.Message)
 	default: // ClassRetry, ClassUnknown, or a duplicate of something else
@@ -448,7 +453,7 @@ func (b *TransactionBatch) follow() {
 func (b *TransactionBatch) again() {
 	b.judged = false
 	if b.rounds++; b.rounds > ackRoundsMax {
-		b.decide(b.at, Fault{Unavailable, "others change these partitions all the time, try again in a second"})
+		b.unavailable(b.at, contended, tryAgain)
 	}
 }
 
@@ -482,7 +487,7 @@ func (b *TransactionBatch) inDoubt(kind transactionStep) {
 		return
 	}
 	b.unknown = true
-	b.entries[b.at].maybe = true
+	b.entries[b.at].maybe, b.push.entries[0].maybe = true, true
 	b.ask, b.judged, b.doubted = b.pushing, false, true
 	b.work.inDoubt()
 }

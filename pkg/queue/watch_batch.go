@@ -33,7 +33,7 @@ const (
 )
 
 // NewWatchBatch returns an empty batch, to be used again and again.
-func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(), alone: -1} }
+func NewWatchBatch() *WatchBatch { return &WatchBatch{roll: newRoll(""), alone: -1} }
 
 // PreparedWatch are the statements of a WatchBatch that are worth preparing.
 func PreparedWatch() []string {
