@@ -25,6 +25,7 @@ type AckItem struct {
 
 	nowhere bool // no message can have TransactionID
 	done    bool
+	maybe   bool // a write that takes it was sent and the answer was lost: it may be taken, also later
 }
 
 // Tri is a boolean that may be unknown.

@@ -80,7 +80,7 @@ func (b *AckBatch) Reset() {
 func (b *AckBatch) Add(op *Op) {
 	b.add(op)
 	for i := range op.Acks {
-		op.Acks[i].done = false
+		op.Acks[i].done, op.Acks[i].maybe = false, false
 	}
 	clear(op.Freed)
 	op.Freed = op.Freed[:0]
@@ -273,11 +273,16 @@ func (b *AckBatch) inDoubt(kind ackStep) {
 		return
 	}
 	b.unknown = true
-	b.work.inDoubt()
-	for i := range b.entries {
-		if e := &b.entries[i]; !e.decided && e.op.Verb == Ack {
-			e.maybe = true
+	w := &b.work
+	w.inDoubt()
+	for i := range w.refs {
+		r := &w.refs[i]
+		e := &b.entries[r.entry]
+		// What was refused, or changes nothing, was not in the write.
+		if r.ack == nil || e.op == nil || e.decided || !r.ack.Success || w.chains[r.chain].written {
+			continue
 		}
+		r.ack.maybe, e.maybe = true, true
 	}
 }
 

@@ -299,6 +299,25 @@ func TestAnAckThatIsGivenUpSaysWhetherItMayBeTaken(t *testing.T) {
 	}
 }
 
+// The first try may be committed when the row has moved on, or its message is gone since.
+func TestAnAckInDoubtIsNotToldThatItWasNotTaken(t *testing.T) {
+	b := NewAckBatch()
+	op, other := acksOf(t, "m1 1", "m2 1", "m9 1"), acksOf(t, "m8 1", "m1 2")
+	b.Add(op)
+	b.Add(other)
+	expectStep(t, b, ackReading)
+	answerRows(b, [][][]byte{messageRow(1, 1), messageRow(2, 2), messageRow(5, 1)}, [][][]byte{groupRow(1, 0, "L"), allAcked(2)})
+	expectStep(t, b, ackWriting)
+	b.Unknown()
+	expectStep(t, b, ackReading)
+	answerRows(b, [][][]byte{messageRow(1, 1)}, [][][]byte{groupRow(1, 0, "X"), allAcked(2)})
+	expectStep(t, b, "")
+	// What was not found before was in no write, nor was what changed nothing.
+	if got, want := outcomes(op)+"; "+outcomes(other), "no Invalid or expired lease; it may have been taken, no Message not found; it may have been taken, no notfound; no notfound, no notfound"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestARequestThatWasInNoWriteIsNotSettledByAnothers(t *testing.T) {
 	b := NewAckBatch()
 	first, second := ackOf(t, "m1"), ackOf(t, "m2")
@@ -552,6 +571,28 @@ func TestATransactionThatIsGivenUpSaysWhetherItMayBeDone(t *testing.T) {
 			b.StepDone(nil, 0)
 		}, "PostgreSQL reports a duplicate that cannot be found"+or("push the messages again"))
 	}
+}
+
+// The first try may be committed when the row has moved on, or a message is gone since.
+func TestATransactionInDoubtIsNotToldThatItFailed(t *testing.T) {
+	f := func(messages [][][]byte, group [][]byte, why string) {
+		t.Helper()
+		b := NewTransactionBatch(&Config{}, NewHints(0, 0))
+		op := transactionOf(t, anAck+","+aPush)
+		b.Add(op)
+		toCommit(t, b)
+		b.Unknown()
+		expectStep(t, b, asking)
+		b.StepDone(nil, 0)
+		expectStep(t, b, ackReading)
+		answerRows(b, messages, [][][]byte{group})
+		expectStep(t, b, "")
+		if want := (Fault{Unavailable, "the transaction may have been done (ACK operation failed: " + why + ")"}); op.Fault != want {
+			t.Errorf("%+v, want %+v", op.Fault, want)
+		}
+	}
+	f(nil, groupRow(1, 0, "L"), "Message not found")
+	f([][][]byte{messageRow(1, 1)}, groupRow(1, 0, "X"), "Invalid or expired lease")
 }
 
 // Rows that others change too may be as a lost commit was to leave them without it.

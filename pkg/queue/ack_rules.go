@@ -166,6 +166,8 @@ const (
 	ackNotFound = "Message not found"
 	ackNoLease  = "Invalid or expired lease"
 	ackStopped  = "an earlier message of this request is to be delivered again, and this one after it"
+
+	ackMaybe = "; it may have been taken" // behind another, of an ack that is in doubt
 )
 
 const (
@@ -176,7 +178,8 @@ const (
 // acknowledge works what one request says of one (partition, group), its refs being in
 // the order of their messages. c becomes the row as it is to be; each ack gets its answer.
 // inDoubt: the request may have been done before, so that what the cursor has passed is
-// taken to be done, also if the lease is gone.
+// taken to be done, also if the lease is gone. Where that cannot be seen, an ack that was in
+// a lost write is not told that it was not taken.
 //
 //	completed, success   the cursor moves there; the lease ends at its last message
 //	failed, retries left the lease ends, one retry is counted, and nothing behind it moves the cursor
@@ -199,7 +202,7 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 		a.Success, a.Dead, a.Released, a.Why = false, false, No, ""
 		checked := len(a.LeaseID) > 0
 		if !r.found {
-			a.Why = ackNotFound
+			a.refuse(ackNotFound)
 			if checked && before.holds(a.LeaseID) && c.reached() {
 				c.end() // it was deleted, and it was all that was left
 				c.retries, e.mustLive = 0, true
@@ -211,7 +214,7 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 			if inDoubt && s != unknownStatus && !r.at.after(before.at) {
 				a.Success, a.Dead = true, s == dlqStatus
 			} else {
-				a.Why = ackNoLease
+				a.refuse(ackNoLease)
 			}
 			continue
 		}
@@ -250,6 +253,13 @@ func (c *cursor) acknowledge(refs []ackRef, retryLimit int, inDoubt bool, e *eff
 			e.bury(deadLetter{*r, reasonOf(a, reasonExhausted), before.retries, !r.at.after(c.at)})
 			c.pass(r, checked, e)
 		}
+	}
+}
+
+// refuse says why an ack is not taken, now.
+func (a *AckItem) refuse(why string) {
+	if a.Why = why; a.maybe {
+		a.Why += ackMaybe
 	}
 }
 

@@ -220,10 +220,16 @@ func (b *TransactionBatch) judge() {
 				it.PartitionID = it.at.id
 			}
 		}
-		if st.Error != "" {
+		switch {
+		case st.Error == "":
+			continue
+		case e.maybe:
+			// The first try found nothing wrong, and may be done, also later.
+			b.decide(b.at, Fault{Unavailable, transactionDoubt + " (" + st.Error + ")"})
+		default:
 			b.decide(b.at, Fault{})
-			return
 		}
+		return
 	}
 }
 
