@@ -211,6 +211,10 @@ const durable = `SELECT set_config('synchronous_commit', 'on', true)`
 // patient gives one transaction more time ($1, in ms), for the same reason.
 const patient = `SELECT set_config('statement_timeout', $1, true)`
 
+// stay keeps a session as durable as it began, whatever is written into the server's
+// configuration afterwards: a reload to off would be seen by nobody.
+const stay = `SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false) WHERE current_setting('synchronous_commit') <> 'off'`
+
 // What is asked for on each new connection. Noticing a client that is gone while a
 // statement runs (PostgreSQL 14) frees the locks of a step that we gave up.
 const (
@@ -238,12 +242,13 @@ func (db *Database) setUp(ctx context.Context, pc *pgconn.PgConn, late map[strin
 		p.SendQueryParams(`SELECT set_config($1, $2, false)`, [][]byte{[]byte(name), []byte(value)}, nil, nil, nil)
 	}
 	p.SendQueryParams(watch, nil, nil, nil, nil)
+	p.SendQueryParams(stay, nil, nil, nil, nil)
 	p.SendQueryParams(check, nil, nil, nil, nil)
 	rows, err := results(p)
 	if err != nil {
 		return false, nil, fmt.Errorf("cannot set up the new connection: %w", err)
 	}
-	last := len(late) + 1
+	last := len(late) + 2
 	if len(rows) != last+1 || len(rows[last]) != 1 || len(rows[last][0]) != 5 {
 		return false, nil, errors.New("cannot set up the new connection: the server answered something else")
 	}

@@ -109,6 +109,34 @@ func TestSessionsAreAsTheyShouldBe(t *testing.T) {
 	}
 }
 
+// What the session has set itself no reload of the server's configuration changes (manual,
+// section "Parameter Interaction via SQL"), which nobody would see.
+func TestASessionStaysAsDurableAsItBegan(t *testing.T) {
+	connString, _ := postgrestest.DatabaseOn(t, postgrestest.Own(t, map[string]string{"fsync": "off", "synchronous_commit": "on"}))
+	var log logBuffer
+	db, err := Open(Config{ConnString: connString, Log: newLog(&log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), guard)
+	defer cancel()
+	pc, late, err := db.start(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeNow(pc.PgConn)
+	if lax, _, err := db.setUp(ctx, pc.PgConn, late); err != nil || lax {
+		t.Fatal(lax, err)
+	}
+	results, err := pc.Exec(ctx, "SELECT setting || ' by the ' || source FROM pg_settings WHERE name = 'synchronous_commit'").ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(results[0].Rows[0][0]); got != "on by the session" {
+		t.Errorf("synchronous_commit is %s", got)
+	}
+}
+
 // TestCommitsAreDurable looks from inside the transactions of a server that would not
 // wait for the disk.
 func TestCommitsAreDurable(t *testing.T) {
