@@ -35,7 +35,7 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer,
 	}
 	hints, ids := queue.NewHints(0, 0), newIDs()
 	pushes := asyncdb.Work{
-		NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(), GiveBack: buffer, Turns: true,
+		NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(), GiveBack: buffer, Follow: true, Turns: true,
 	}
 	made := &lanes{
 		push: db.Store(services, pushes),
@@ -54,7 +54,7 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer,
 		}),
 	}
 	if replay {
-		pushes.GiveBack, pushes.Turns = true, false
+		pushes.GiveBack, pushes.Follow, pushes.Turns = true, false, false
 		made.replay = db.Store(services, pushes)
 	}
 	return made

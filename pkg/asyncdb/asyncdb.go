@@ -13,10 +13,11 @@
 // in flight at a time. While it is, arriving ops gather, and the lane takes them all
 // when it is free (batch.go). So an idle server answers after one round trip and a
 // commit, a busy one puts more rows under each commit, no timer is needed for either,
-// and the order of a client's requests is kept without effort. A second lane or more
-// depth buys nothing: PostgreSQL runs the statements of a connection one after another,
-// and two batches of one process would wait for each other's partition locks. Where the
-// lanes of two loops have partitions in common they go one after another (turn.go).
+// and the order of a client's requests is kept without effort. With as much waiting as is
+// in flight a second batch follows the first on the same connection (follow.go). A second
+// lane buys nothing: two batches of one process would wait for each other's partition
+// locks. Where the lanes of two loops have partitions in common they go one after another
+// (turn.go).
 //
 //	       dialed            Defer, ready            Sync answered
 //	down ─────────▶ idle ───────────────▶ busy ─┬──────────────────▶ idle, or busy with the next

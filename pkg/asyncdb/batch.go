@@ -80,12 +80,12 @@ const (
 func newGather(l Limits) gather { return gather{limits: l, rowsCap: l.BatchRowsMax} }
 
 // admit says whether op may wait, now. busy is how long the batch in flight has been
-// there, negative when the lane is free.
+// there, negative when the lane is free; behind it are so many more.
 //
 // An op that can go with the next batch of a free lane is always taken, whatever
 // batchTime says: or one slow batch would close the door for ever, since only batches
 // teach batchTime better.
-func (g *gather) admit(op *queue.Op, now, busy time.Duration) refusal {
+func (g *gather) admit(op *queue.Op, now, busy time.Duration, behind int) refusal {
 	if g.held > 0 && g.heldBytes+op.Cost > g.limits.BacklogBytesMax {
 		return refusedBytes
 	}
@@ -93,7 +93,7 @@ func (g *gather) admit(op *queue.Op, now, busy time.Duration) refusal {
 	if busy < 0 && ahead == 1 || op.Deadline == 0 {
 		return accepted
 	}
-	wait := time.Duration(ahead) * g.batchTime
+	wait := time.Duration(ahead+behind) * g.batchTime
 	switch {
 	case busy < 0:
 	case busy < g.batchTime:
@@ -181,18 +181,20 @@ func (g *gather) expire(now time.Duration, late []*queue.Op) []*queue.Op {
 	return late
 }
 
-// soonest is the first deadline of all that wait and of more; 0: there is none.
-func (g *gather) soonest(more []*queue.Op) time.Duration {
+// soonest is the first deadline of all that wait; 0: there is none.
+func (g *gather) soonest() time.Duration {
 	wait := g.ops[g.head:]
 	if !g.mixed {
 		wait = wait[:min(1, len(wait))]
 	}
-	var first time.Duration
-	for _, list := range [...][]*queue.Op{wait, more} {
-		for _, op := range list {
-			if op.Deadline != 0 && (first == 0 || op.Deadline < first) {
-				first = op.Deadline
-			}
+	return earlier(0, wait)
+}
+
+// earlier is the first of a deadline and those of ops; 0 is none.
+func earlier(first time.Duration, ops []*queue.Op) time.Duration {
+	for _, op := range ops {
+		if op.Deadline != 0 && (first == 0 || op.Deadline < first) {
+			first = op.Deadline
 		}
 	}
 	return first

@@ -110,7 +110,7 @@ func TestAdmission(t *testing.T) {
 	const second = time.Second
 	f := func(name string, g gather, op *queue.Op, busy time.Duration, want refusal) {
 		t.Helper()
-		if got := g.admit(op, 0, busy); got != want {
+		if got := g.admit(op, 0, busy, 0); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
@@ -144,10 +144,10 @@ func TestDeadlines(t *testing.T) {
 	for _, op := range []*queue.Op{a, b, c, d} {
 		g.push(op)
 	}
-	if got := g.soonest(nil); got != 10 {
+	if got := g.soonest(); got != 10 {
 		t.Error(got)
 	}
-	if got := g.soonest([]*queue.Op{opOf(1, 1, 5)}); got != 5 {
+	if got := earlier(g.soonest(), []*queue.Op{opOf(1, 1, 5)}); got != 5 {
 		t.Error(got)
 	}
 	if late := g.expire(9, nil); len(late) != 0 {
@@ -156,13 +156,13 @@ func TestDeadlines(t *testing.T) {
 	if late := g.expire(20, nil); len(late) != 2 || late[0] != b || late[1] != d {
 		t.Error(late)
 	}
-	if got := g.soonest(nil); got != 30 || g.waiting() != 2 {
+	if got := g.soonest(); got != 30 || g.waiting() != 2 {
 		t.Error(got, g.waiting())
 	}
 	if late := g.expire(1<<60, nil); len(late) != 1 || late[0] != a {
 		t.Error(late)
 	}
-	if got := g.soonest(nil); got != 0 {
+	if got := g.soonest(); got != 0 {
 		t.Error(got)
 	}
 	if got := g.pop(); got != c {

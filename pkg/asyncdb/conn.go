@@ -257,15 +257,16 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 	s.conn = nil
 	if s.pipeline.busy() {
 		s.pipeline.drop()
-		if s.state == busy {
+		if s.state == busy && s.failure == nil {
 			s.unknown()
 		}
 	}
+	s.forgetNext()
 	s.leaveLine() // what it was at may go on in the server, and the locks know
 	s.state, s.downSince, s.rerun = down, now, true
 	s.stats.Losses.Add(1)
 	s.db.laneDown(s.id, why)
-	if s.working {
+	if s.working || s.following {
 		s.sv.Defer(s.answerDecided)
 	}
 	s.redial(now)
@@ -276,13 +277,15 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 // again. They must not wait for the next connection, and no deadline is theirs any more.
 // It runs at the end of the pass, since whoever lost the connection may be inside a write.
 func (s *Store) answerDecided() {
-	if s.closed || s.state != down || !s.working {
+	if s.closed || s.state != down {
 		return // the next step has answered them
 	}
-	s.completeAll(s.current.Decided(), s.sv.Now())
-	if s.state == down && len(s.current.Ops()) == 0 {
-		s.abandon()
+	for _, b := range s.atWork() {
+		if b != nil {
+			s.completeAll(b.Decided(), s.sv.Now())
+		}
 	}
+	s.abandon()
 	s.endIfDone()
 }
 

@@ -77,7 +77,7 @@ func (r *rig) on(db *Database) *rig {
 		Defer: func(f func()) { r.ends = append(r.ends, f) },
 		After: func(d time.Duration, f func()) { r.waits = append(r.waits, wait{r.now + d, f}) },
 		Now:   func() time.Duration { return r.now },
-	}, Work{NewBatch: func() Batch { return queue.NewBatch(&r.queue, hints) }, Prepare: r.queue.Prepared()})
+	}, Work{NewBatch: func() Batch { return queue.NewBatch(&r.queue, hints) }, Prepare: r.queue.Prepared(), Follow: true})
 	r.store.dialFn = func(context.Context) { r.dials++ }
 	r.store.dial(r.now)
 	return r
@@ -269,6 +269,7 @@ func (c *call) outcome() string {
 type server struct {
 	partitions map[[2]string]queue.UUID
 	messages   map[message]queue.UUID
+	stored     []message // in their order
 	next       byte
 	steps      int // Syncs answered
 
@@ -400,6 +401,7 @@ func (s *step) undo() {
 	for _, m := range s.added {
 		delete(s.messages, m)
 	}
+	s.stored = s.stored[:len(s.stored)-len(s.added)]
 }
 
 func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorResponse) {
@@ -417,6 +419,12 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	case patient:
 		s.patience = append(s.patience, string(params[0]))
 		return done("SELECT 1", [][]byte{params[0]})
+	case pushAfter:
+		m := message{queue.UUID(params[0]), string(params[1])}
+		if s.messages[m] != queue.UUID(params[2]) {
+			return nil, refusalOf("ERROR", "22012")
+		}
+		return done("SELECT 1", [][]byte{int8(1)})
 	case "push_queues", "push_heads":
 		return done("INSERT 0 1")
 	case "push_partitions":
@@ -450,7 +458,7 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 				return nil, refusalOf("ERROR", "23505")
 			}
 			s.messages[m] = queue.UUID(ids[i])
-			s.added = append(s.added, m)
+			s.added, s.stored = append(s.added, m), append(s.stored, m)
 		}
 		return done(fmt.Sprintf("INSERT 0 %d", len(parts)))
 	case "push_winners":

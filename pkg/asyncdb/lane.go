@@ -36,8 +36,8 @@ func (s *Store) advance(now time.Duration) {
 			return
 		}
 		done := s.retire(now)
-		sent := false
-		if s.load(now) {
+		sent := s.promote(now)
+		if !sent && s.load(now) {
 			if statements := s.current.Step(now); statements != nil {
 				s.send(statements, now)
 				sent = true
@@ -52,8 +52,12 @@ func (s *Store) advance(now time.Duration) {
 	s.endIfDone()
 }
 
-// load makes current a batch of what waits; false: nothing waits.
+// load makes current the batch that follows, or one of what waits; false: nothing waits.
 func (s *Store) load(now time.Duration) bool {
+	if s.following {
+		s.takeNext(now)
+		return true
+	}
 	if s.gather.waiting() == 0 {
 		s.leaveLine() // what waited was given up
 		return false
@@ -63,7 +67,7 @@ func (s *Store) load(now time.Duration) bool {
 	}
 	s.gather.fill(s.current, now)
 	s.working, s.rerun, s.firedAt = true, false, now
-	s.stats.InFlightRows.Store(int64(s.current.Rows()))
+	s.weigh()
 	s.gauge()
 	return true
 }
@@ -83,7 +87,7 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 		s.gather.learn(whole, rows)
 	}
 	s.leaveLine()
-	s.stats.InFlightRows.Store(0)
+	s.weigh()
 	s.stats.Batches.Add(1)
 	s.stats.Rows.Add(uint64(rows))
 	s.stats.BatchRows.Observe(uint64(rows))
@@ -93,23 +97,39 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 
 // send writes one step to the connection: all statements and one Sync.
 func (s *Store) send(statements []queue.Statement, now time.Duration) {
-	out, parsed, lead := s.out[:0], s.parsed[:0], 0
-	if s.conn.link.lax {
+	if s.nextSent {
+		panic("BUG: a batch that another follows has one more step")
+	}
+	out, lead, allowance := s.encode(s.current, statements, nil)
+	s.pipeline.begin(s.current, lead, s.parsed)
+	s.state, s.sentAt, s.hungAt = busy, now, now+s.db.config.HungAfter+allowance
+	s.stats.Steps.Add(1)
+	s.arm(s.hungAt)
+	s.write(s.conn, out, now)
+}
+
+// encode makes the bytes of one step of b, and says in parsed which of its statements have a
+// Parse. lead of them are the store's own and come first; after, unless nil, is what push_after
+// asks for. allowance is how much longer than others the step may take.
+func (s *Store) encode(b Batch, statements []queue.Statement, after [][]byte) (out []byte, lead int, allowance time.Duration) {
+	out, s.parsed = s.out[:0], s.parsed[:0]
+	own := func(sql string, params [][]byte) {
 		lead++
-		out = appendParse(out, durable)
-		out = appendBind(out, "", nil)
+		out = appendParse(out, sql)
+		out = appendBind(out, "", params)
 		out = appendExecute(out)
-		parsed = append(parsed, true)
+		s.parsed = append(s.parsed, true)
+	}
+	if after != nil {
+		own(s.db.statement(pushAfter), after)
+	}
+	if s.conn.link.lax {
+		own(durable, nil)
 	}
 	// A large request takes longer than others may: the server is told so for this one
 	// transaction, and silence says less.
-	allowance := queue.Allowance(s.current.Rows(), s.current.Bytes())
-	if allowance > 0 {
-		lead++
-		out = appendParse(out, patient)
-		out = appendBind(out, "", [][]byte{[]byte(milliseconds(s.db.config.StatementTimeout + allowance))})
-		out = appendExecute(out)
-		parsed = append(parsed, true)
+	if allowance = queue.Allowance(b.Rows(), b.Bytes()); allowance > 0 {
+		own(patient, [][]byte{[]byte(milliseconds(s.db.config.StatementTimeout + allowance))})
 	}
 	for i := range statements {
 		st := &statements[i]
@@ -121,25 +141,24 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 		}
 		out = appendBind(out, name, st.Params)
 		out = appendExecute(out)
-		parsed = append(parsed, whole)
+		s.parsed = append(s.parsed, whole)
 	}
 	out = appendSync(out)
-	s.out, s.parsed = keep(out, outBytesKept), parsed
-	s.pipeline.begin(s.current, lead, parsed)
-	s.state, s.sentAt, s.hungAt = busy, now, now+s.db.config.HungAfter+allowance
-	s.stats.Steps.Add(1)
-	s.arm(s.hungAt)
-	s.write(s.conn, out, now)
+	s.out = keep(out, outBytesKept)
+	return out, lead, allowance
 }
 
 // answered takes the end of the step in flight: committed, or rolled back with e.
 func (s *Store) answered(e *queue.SQLError, now time.Duration) {
-	if s.state == probing {
+	switch {
+	case s.state == probing:
 		s.proven()
 		s.advance(now)
 		return
-	}
-	if s.left(now) {
+	case s.failure != nil:
+		s.nextAnswered(e, now)
+		return
+	case s.left(now):
 		s.unknown()
 		s.state = idle
 		s.leave(now)
@@ -147,9 +166,21 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 	}
 	s.state = idle
 	s.stats.StepNanos.Observe(uint64(now - s.sentAt))
-	if e == nil {
+	switch {
+	case e == nil:
 		s.proven()
 		s.current.StepDone(nil, now)
+		s.advance(now)
+	case s.nextSent:
+		s.awaitNext(e, now)
+	default:
+		s.refused(e, s.pipeline.isVoid(), now)
+	}
+}
+
+// refused takes the failure of current's step. void: it was never begun.
+func (s *Store) refused(e *queue.SQLError, void bool, now time.Duration) {
+	if void {
 		s.advance(now)
 		return
 	}
@@ -251,7 +282,7 @@ func (s *Store) tick() {
 	if s.endIfDone(); s.closed {
 		return
 	}
-	if first := s.gather.soonest(s.inFlight()); first != 0 {
+	if first := s.soonest(); first != 0 {
 		s.arm(first - expireAhead)
 	}
 	switch s.state {
@@ -290,7 +321,7 @@ func (s *Store) armGiveBack() {
 func (s *Store) expire(now time.Duration) {
 	by := now + expireAhead
 	if s.work.GiveBack && s.state == down {
-		if first := s.gather.soonest(s.inFlight()); first != 0 && first <= by {
+		if first := s.soonest(); first != 0 && first <= by {
 			s.giveBack(now) // all of them: none may overtake another
 		}
 	}
@@ -298,28 +329,62 @@ func (s *Store) expire(now time.Duration) {
 	for _, op := range s.late {
 		op.Fault = queue.Fault{Code: queue.Unavailable, Message: string(refusedLate)}
 	}
-	if s.working {
-		s.late = append(s.late, s.current.Expire(by)...) // they have their fault
-		if s.state == down && len(s.current.Ops()) == 0 {
-			s.abandon()
+	for _, b := range s.atWork() {
+		if b != nil {
+			s.late = append(s.late, b.Expire(by)...) // they have their fault
 		}
 	}
+	s.abandon()
 	s.stats.Expired.Add(uint64(len(s.late)))
 	s.completeAll(s.late, now)
 	clear(s.late)
 }
 
-// inFlight is the ops of the batch that is worked on.
-func (s *Store) inFlight() []*queue.Op {
-	if !s.working {
-		return nil
+// atWork is the batches that are worked on, in their order; nil for one that is not.
+func (s *Store) atWork() (all [2]Batch) {
+	if s.working {
+		all[0] = s.current
 	}
-	return s.current.Ops()
+	if s.following {
+		all[1] = s.next
+	}
+	return all
 }
 
-// abandon forgets a batch whose every op was given up while there is no connection.
+// soonest is the first deadline of all ops that are held; 0: there is none.
+func (s *Store) soonest() time.Duration {
+	first := s.gather.soonest()
+	for _, b := range s.atWork() {
+		if b != nil {
+			first = earlier(first, b.Ops())
+		}
+	}
+	return first
+}
+
+// abandon forgets batches whose every op was given up while there is no connection.
 func (s *Store) abandon() {
-	s.current.Reset()
-	s.working = false
-	s.stats.InFlightRows.Store(0)
+	if s.state != down {
+		return
+	}
+	if s.working && len(s.current.Ops()) == 0 {
+		s.current.Reset()
+		s.working = false
+	}
+	if s.following && len(s.next.Ops()) == 0 {
+		s.next.Reset()
+		s.following = false
+	}
+	s.weigh()
+}
+
+// weigh tells the metrics what is worked on.
+func (s *Store) weigh() {
+	rows := 0
+	for _, b := range s.atWork() {
+		if b != nil {
+			rows += b.Rows()
+		}
+	}
+	s.stats.InFlightRows.Store(int64(rows))
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/queend/queend/pkg/queue"
 )
 
-// pipeline knows which reply is whose. A lane has one step in flight: some statements
+// pipeline knows which reply is whose. It is of one step in flight: some statements
 // and one Sync, to which the server answers in this order (manual, chapter "Message
 // Flow", "Extended Query" and "Pipelining"):
 //
@@ -23,6 +23,7 @@ import (
 type pipeline struct {
 	rows   rows   // who hears of rows and tags; nil for a probe, which has no statements
 	lead   int    // statements of the store's own before those of rows, which hears nothing of them
+	after  bool   // the first of these is push_after
 	parsed []bool // per statement: it was sent with a Parse
 	at     int    // the statement whose replies come now
 	phase  phase
@@ -53,7 +54,7 @@ func (p *pipeline) begin(r rows, lead int, parsed []bool) {
 	if p.phase != quiet {
 		panic("BUG: a step is sent while another is in flight")
 	}
-	p.rows, p.lead, p.at, p.err = r, lead, -1, nil
+	p.rows, p.lead, p.after, p.at, p.err = r, lead, false, -1, nil
 	p.parsed = append(p.parsed[:0], parsed...)
 	p.turn()
 }
@@ -70,6 +71,9 @@ func (p *pipeline) turn() {
 		p.phase = wantBind
 	}
 }
+
+// isVoid says that the step that was answered failed before it was begun: push_after did.
+func (p *pipeline) isVoid() bool { return p.after && p.err != nil && p.at == 0 }
 
 // busy says that a step is in flight.
 func (p *pipeline) busy() bool { return p.phase != quiet }

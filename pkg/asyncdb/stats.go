@@ -22,6 +22,7 @@ type Stats struct {
 	Unavailable atomic.Uint64 // ops refused because PostgreSQL is known to be away
 	Expired     atomic.Uint64 // ops whose deadline came first
 
+	Follows  atomic.Uint64 // batches that were sent behind another
 	Turns    atomic.Uint64 // batches that waited for another lane of ours
 	Retries  atomic.Uint64 // steps to be tried again after a wait
 	Unknowns atomic.Uint64 // steps whose answer was lost with their connection
@@ -35,7 +36,7 @@ type Stats struct {
 
 	Errors [classes]atomic.Uint64 // errors of steps, by queue.Class
 
-	InFlightRows atomic.Int64 // items of the batch that is being worked on
+	InFlightRows atomic.Int64 // items of the batches that are being worked on
 	WaitingOps   atomic.Int64 // ops that gather behind it
 	HeldBytes    atomic.Int64 // cost of all ops that were accepted and are not completed
 

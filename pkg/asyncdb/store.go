@@ -30,6 +30,7 @@ type Store struct {
 
 	current  Batch         // what is worked on; stays when its connection is lost
 	spare    Batch         // what was answered last
+	next     Batch         // what is worked on after current; follow.go
 	working  bool          // current holds ops that are not decided
 	rerun    bool          // current has lost a connection on its way
 	firedAt  time.Duration // current's first step was sent
@@ -37,6 +38,13 @@ type Store struct {
 	hungAt   time.Duration // the server is hung if it has not answered by then
 	heardAt  time.Duration // something was last heard from the server
 	restTill time.Duration // resting: current goes on then
+
+	following bool            // next holds ops that are not decided
+	nextSent  bool            // its step is in flight behind current's
+	nextMore  time.Duration   // and may take so much longer than others
+	behind    pipeline        // of that step
+	failure   *queue.SQLError // current's step has failed so, and next's, which is in flight yet, is to be answered first
+	void      bool            // because it was never begun
 
 	armed   bool          // fire is deferred to the end of this pass
 	timerAt time.Duration // a timer is set for then; 0: none
@@ -97,7 +105,7 @@ const expireAhead = 5 * time.Millisecond
 
 // Work is what a store is there for.
 type Work struct {
-	NewBatch      func() Batch // called twice; both batches are of the store's loop
+	NewBatch      func() Batch // called three times; the batches are of the store's loop
 	Prepare       []string     // statements that are prepared on each connection; what is not listed is sent whole
 	FrameBytesMax int          // bounds one message from the server; 0: FrameBytesMaxDefault
 
@@ -106,6 +114,9 @@ type Work struct {
 	// knows another place for them. Without it they wait for the reconnection until their
 	// deadline.
 	GiveBack bool
+
+	// Follow has a second batch sent behind the one in flight. For pushes.
+	Follow bool
 
 	// Turns has lanes whose ops have partitions in common send one after another. For pushes.
 	Turns bool
@@ -124,7 +135,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 	s := &Store{
 		db: db, sv: sv, work: work,
 		gather:  newGather(db.config.Limits),
-		current: work.NewBatch(), spare: work.NewBatch(),
+		current: work.NewBatch(), spare: work.NewBatch(), next: work.NewBatch(),
 		downSince: sv.Now(),
 		end:       make(chan struct{}),
 	}
@@ -175,7 +186,11 @@ func (s *Store) Do(op *queue.Op) {
 			inFlight = now - s.lineAt // as batchTime is
 		}
 	}
-	if why := s.gather.admit(op, now, inFlight); why != accepted {
+	behind := 0
+	if s.following {
+		behind = 1
+	}
+	if why := s.gather.admit(op, now, inFlight, behind); why != accepted {
 		s.stats.Overloaded.Add(1)
 		s.refuse(op, queue.Overloaded, why)
 		return
@@ -189,9 +204,12 @@ func (s *Store) Do(op *queue.Op) {
 	if s.state == down {
 		s.armGiveBack()
 	}
-	if s.state == idle && !s.armed {
+	switch {
+	case s.state == idle && !s.armed:
 		s.armed = true
 		s.sv.Defer(s.fireFn)
+	case s.state == busy:
+		s.follow(now)
 	}
 }
 
@@ -253,15 +271,13 @@ func (s *Store) giveBack(now time.Duration) {
 	if !s.work.GiveBack || s.state != down {
 		return
 	}
-	if s.working {
+	s.handBack(now, func(b Batch) {
 		sentence := string(refusedAway)
-		if s.current.MayBeStored() {
+		if b.MayBeStored() {
 			sentence = string(refusedUnknown)
 		}
-		s.current.Fail(queue.Fault{Code: queue.Outage, Message: sentence})
-		s.completeAll(s.current.Ops(), now)
-		s.abandon()
-	}
+		b.Fail(queue.Fault{Code: queue.Outage, Message: sentence})
+	})
 	for s.gather.waiting() > 0 {
 		op := s.gather.pop()
 		op.Fault = queue.Fault{Code: queue.Outage, Message: string(refusedAway)}
@@ -335,13 +351,25 @@ func (s *Store) giveUp() {
 		op.Fault = fault
 		s.complete(op, now)
 	}
-	if s.working {
+	s.handBack(now, func(b Batch) {
 		// What is in flight may be done all the same: its own sentence says so.
-		s.completeAll(s.current.Expire(math.MaxInt64), now)
-		s.current.Fail(fault)
-		s.completeAll(s.current.Ops(), now)
-		s.abandon()
+		s.completeAll(b.Expire(math.MaxInt64), now)
+		b.Fail(fault)
+	})
+}
+
+// handBack has the batches that are worked on decided, and completes and forgets them.
+func (s *Store) handBack(now time.Duration, decide func(Batch)) {
+	all := s.atWork()
+	s.working, s.following = false, false
+	for _, b := range all {
+		if b != nil {
+			decide(b)
+			s.completeAll(b.Ops(), now)
+			b.Reset()
+		}
 	}
+	s.weigh()
 }
 
 // endIfDone ends the store when it is closing and nothing is left to do.

@@ -70,6 +70,7 @@ type Batch struct {
 	stmts  []Statement
 	params [][]byte
 	buf    [][]byte // the params' memory
+	after  [][]byte // After's
 	lost   bool     // the last step found its statements lost
 }
 

@@ -472,6 +472,23 @@ func (b *Batch) push() []Statement {
 	return b.stmts
 }
 
+// After gives the params of push_after, which tells another batch on the same connection
+// whether the step that Step has returned last was committed. nil: it may not be the last
+// one. Valid until the next call of any method.
+func (b *Batch) After() [][]byte {
+	n := len(b.gather.rows)
+	if b.kind != pushStep || len(b.groups) != 1 || n == 0 {
+		return nil
+	}
+	last := &b.gather.rows[n-1]
+	it := b.itemOf(last)
+	if it == nil {
+		return nil
+	}
+	b.after = append(b.after[:0], last.partition[:], it.TransactionID, last.id[:])
+	return b.after
+}
+
 // The params of push_insert, $1 to $11, and the two more of push_insert_sealed, by their
 // place in buf.
 const (
