@@ -221,6 +221,9 @@ func (w *worker) recordAcks(a answer, messages []message, group, lease, status s
 			if items[i].Error != nil {
 				x.Why = *items[i].Error
 			}
+			if strings.Contains(x.Why, "may have been taken") {
+				x.Outcome, x.Refused = history.Unknown, false
+			}
 		}
 		w.log.Acks = append(w.log.Acks, x)
 	}
