@@ -1,9 +1,12 @@
 package admindb
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -187,6 +190,87 @@ func TestADeadlockIsTriedAgain(t *testing.T) {
 	if n := p.Stats().Retried.Load(); n == 0 {
 		t.Error("nothing was tried again")
 	}
+}
+
+// deaf is a connection that has ended when the answer to a COMMIT is to be read.
+type deaf struct {
+	net.Conn
+	sent atomic.Bool
+}
+
+func (c *deaf) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("COMMIT\x00")) {
+		c.sent.Store(true)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *deaf) Read(b []byte) (int, error) {
+	if c.sent.Load() {
+		return 0, io.EOF
+	}
+	return c.Conn.Read(b)
+}
+
+func TestACommitWhoseAnswerIsLostIsInDoubt(t *testing.T) {
+	config := database(t, false)
+	dial := config.DialFunc
+	lost := config.Copy()
+	lost.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return &deaf{Conn: conn}, err
+	}
+	made := func(s *Session) error {
+		_, err := s.Rows("push_queues", []string{"q"})
+		return err
+	}
+	call(t, open(t, Options{Conn: lost}), func(s *Session) {
+		var refusal *Error
+		if err := made(s); !isInDoubt(err) || errors.As(err, &refusal) {
+			t.Errorf("%v", err)
+		}
+	})
+	// What is not sent is not done.
+	call(t, open(t, Options{Conn: config}), func(s *Session) {
+		ctx, cancel := context.WithCancel(s.ctx)
+		s.ctx = ctx
+		if err := s.Transaction(func() error { defer cancel(); return made(s) }); err == nil || isInDoubt(err) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// PostgreSQL's last word on a COMMIT is final when it goes on.
+func TestACommitThatIsRefusedIsNotInDoubt(t *testing.T) {
+	config := database(t, false)
+	conn, err := pgconn.ConnectConfig(context.Background(), config.Copy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	f := func(plpgsql, state string, inDoubt bool) {
+		t.Helper()
+		if _, err := conn.Exec(context.Background(), `CREATE OR REPLACE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN `+plpgsql+`; RETURN NULL; END $$;
+			DROP TRIGGER IF EXISTS late ON queen.queues;
+			CREATE CONSTRAINT TRIGGER late AFTER INSERT ON queen.queues DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()`).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+		call(t, open(t, Options{Conn: config}), func(s *Session) {
+			_, err := s.Rows("push_queues", []string{"q"})
+			var refusal *Error
+			if said := errors.As(err, &refusal); err == nil || isInDoubt(err) != inDoubt || said == inDoubt || said && refusal.State != state {
+				t.Errorf("%s: %v", plpgsql, err)
+			}
+		})
+	}
+	f(`RAISE EXCEPTION 'no'`, "P0001", false)
+	f(`RAISE EXCEPTION 'who knows' USING ERRCODE = '40003'`, "", true)
+	f(`PERFORM pg_terminate_backend(pg_backend_pid())`, "", true)
+}
+
+func isInDoubt(err error) bool {
+	var doubt *InDoubt
+	return errors.As(err, &doubt) && doubt.MayBeDone()
 }
 
 func TestCallsAreBounded(t *testing.T) {

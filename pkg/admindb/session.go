@@ -1,6 +1,7 @@
 package admindb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,19 @@ func (e *Error) Error() string { return e.Message }
 // SQLState is the error's code (manual, appendix "PostgreSQL Error Codes").
 func (e *Error) SQLState() string { return e.State }
 
+// InDoubt says that a COMMIT was sent and nobody knows what became of it: its answer was
+// lost, or not waited for. It wraps no Error, also if PostgreSQL's last word was one: a
+// backend that ends may have committed before.
+type InDoubt struct{ cause error }
+
+// Error implements error.
+func (e *InDoubt) Error() string {
+	return "the transaction may have been committed: " + e.cause.Error()
+}
+
+// MayBeDone says that what was asked for may have been done.
+func (e *InDoubt) MayBeDone() bool { return true }
+
 // Session is one call's use of the database, on one connection. It belongs to the
 // goroutine of that call.
 type Session struct {
@@ -46,8 +60,9 @@ type Session struct {
 // []byte, int, bool or []string (an array); the statement casts it. Outside of
 // Transaction the statement is a transaction of its own.
 //
-// An error is *Error if PostgreSQL said so; any other means that it could not be
-// reached, or went away in the middle: then the statement may have been carried out.
+// An error is *Error if PostgreSQL said so, and *InDoubt if the statement may have been
+// carried out, which can only be outside of Transaction; any other means that PostgreSQL
+// could not be reached, or went away in the middle.
 func (s *Session) Rows(name string, args ...any) (rows [][][]byte, err error) {
 	if !s.open {
 		err = s.Transaction(func() (err error) {
@@ -92,6 +107,7 @@ func (s *Session) rows(sql string, params [][]byte) (rows [][][]byte, err error)
 // Transaction runs work, whose statements are one transaction: committed if work
 // returns nil, else rolled back. If PostgreSQL ends it because of another transaction
 // (deadlock, lock time-out), work is run again from its beginning, TriesMax times in all.
+// With any error but *InDoubt nothing was committed.
 func (s *Session) Transaction(work func() error) error {
 	if s.open {
 		panic("BUG: a transaction in a transaction")
@@ -126,6 +142,11 @@ func (s *Session) transaction(work func() error) error {
 	if err == nil {
 		err = work()
 	}
+	if err == nil && s.ctx.Err() != nil {
+		// COMMIT would not be sent. Afterwards that cannot be told: pgconn.SafeToRetry is true
+		// of an answer that was lost, too.
+		err = plain(s.ctx.Err())
+	}
 	s.open = false
 	if err != nil {
 		if _, failed := s.exec("ROLLBACK"); failed != nil {
@@ -143,6 +164,9 @@ func (s *Session) transaction(work func() error) error {
 	tag, err := s.exec("COMMIT")
 	if err != nil {
 		s.drop()
+		if mayBeCommitted(err) {
+			return &InDoubt{err}
+		}
 		return plain(err)
 	}
 	if tag != "COMMIT" {
@@ -150,6 +174,16 @@ func (s *Session) transaction(work func() error) error {
 	}
 	return nil
 }
+
+// mayBeCommitted says whether a COMMIT that has failed may have been done: unless
+// PostgreSQL refused it and goes on.
+func mayBeCommitted(err error) bool {
+	var refusal *pgconn.PgError
+	return !errors.As(err, &refusal) || cmp.Or(refusal.SeverityUnlocalized, refusal.Severity) != "ERROR" || refusal.Code == completionUnknown
+}
+
+// completionUnknown is the SQLSTATE statement_completion_unknown.
+const completionUnknown = "40003"
 
 // readOnly is the SQLSTATE read_only_sql_transaction. It is an outage, no refusal.
 const readOnly = "25006"
