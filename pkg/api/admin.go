@@ -51,6 +51,23 @@ type refusal struct {
 // Error implements error.
 func (e *refusal) Error() string { return e.sentence }
 
+// partial is an error before which something was done, or may have been.
+type partial struct {
+	error
+	done string // what, for the client
+}
+
+func (e *partial) Unwrap() error { return e.error }
+
+// mayBeDone says whether an error leaves open if the transaction was committed.
+func mayBeDone(err error) bool {
+	var doubt interface {
+		error
+		MayBeDone() bool
+	}
+	return errors.As(err, &doubt) && doubt.MayBeDone()
+}
+
 // The administrative routes.
 func (r *Router) addAdmin() {
 	r.add("POST", "/api/v1/configure", r.configure)
@@ -92,6 +109,9 @@ func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
 	var err error
 	taken := r.stores.Admin(func(s Session) { o, err = work(s) }, func() {
 		if err != nil {
+			if mayBeDone(err) && r.stores.AllChanged != nil {
+				r.stores.AllChanged() // whom it would have woken looks again
+			}
 			r.adminFault(x, err)
 			return
 		}
@@ -116,8 +136,48 @@ func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
 	r.Counters.Admin.Requests.Add(1)
 }
 
+// look is administer for work that changes nothing.
+func (r *Router) look(x Exchange, work func(Session) (outcome, error)) {
+	r.administer(x, func(s Session) (outcome, error) {
+		o, err := work(s)
+		return o, onlyRead(err)
+	})
+}
+
+// onlyRead is an error of what has changed nothing: there is no doubt then.
+func onlyRead(err error) error {
+	if mayBeDone(err) {
+		return errUnanswered
+	}
+	return err
+}
+
+var errUnanswered = errors.New("PostgreSQL does not answer")
+
 // adminFault answers an error of an administrative route.
 func (r *Router) adminFault(x Exchange, err error) {
+	status, sentence := explain(err)
+	if status == 503 {
+		r.Counters.Admin.Unavailable.Add(1)
+	} else {
+		r.Counters.Admin.Refused.Add(1)
+	}
+	r.fail(x, status, nil, sentence)
+}
+
+// explain says what the client hears of an error.
+func explain(err error) (status int, sentence string) {
+	var part *partial
+	switch status, sentence = cause(err); {
+	case errors.As(err, &part):
+		sentence += "; " + part.done
+	case mayBeDone(err):
+		sentence += "; it may have been done"
+	}
+	return status, sentence
+}
+
+func cause(err error) (status int, sentence string) {
 	var own *refusal
 	var database interface {
 		error
@@ -129,27 +189,19 @@ func (r *Router) adminFault(x Exchange, err error) {
 	}
 	switch {
 	case errors.As(err, &own):
-		r.Counters.Admin.Refused.Add(1)
-		r.fail(x, own.status, nil, own.sentence)
+		return own.status, own.sentence
 	case errors.As(err, &database):
 		switch queue.Classify(database.SQLState()) {
 		case queue.ClassData:
-			r.Counters.Admin.Refused.Add(1)
-			r.fail(x, 400, nil, database.Error())
+			return 400, database.Error()
 		case queue.ClassRetry, queue.ClassStale, queue.ClassDuplicate:
-			r.Counters.Admin.Unavailable.Add(1)
-			r.fail(x, 503, nil, "others were at work on the same rows all the time, try again in a second")
-		default:
-			r.Counters.Admin.Unavailable.Add(1)
-			r.fail(x, 503, nil, "PostgreSQL cannot do this now: "+database.Error())
+			return 503, "others were at work on the same rows all the time, try again in a second"
 		}
+		return 503, "PostgreSQL cannot do this now: " + database.Error()
 	case errors.As(err, &large) && large.TooLarge():
-		r.Counters.Admin.Refused.Add(1)
-		r.fail(x, 413, nil, err.Error())
-	default:
-		r.Counters.Admin.Unavailable.Add(1)
-		r.fail(x, 503, nil, "PostgreSQL does not answer, try again in a second")
+		return 413, err.Error()
 	}
+	return 503, "PostgreSQL does not answer, try again in a second"
 }
 
 // fields are a request body's members, by exact name.

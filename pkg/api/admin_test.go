@@ -418,7 +418,84 @@ func TestWhatTheDatabaseSaysBecomesAStatus(t *testing.T) {
 	f(&admindb.Error{State: "42501", Message: "no right"}, 503, "Retry-After: 1\r\n", `{"error":"PostgreSQL cannot do this now: no right"}`)
 	f(&admindb.Error{State: "40P01", Message: "deadlock"}, 503, "Retry-After: 1\r\n", `{"error":"others were at work on the same rows all the time, try again in a second"}`)
 	f(&admindb.Error{State: "22P02", Message: "no uuid"}, 400, "application/json", `{"error":"no uuid"}`)
+	f(inDoubt{}, 503, "Retry-After: 1\r\n", `{"error":"PostgreSQL does not answer, try again in a second"}`) // what it reads first
 	f(admindb.ErrTooLarge, 413, "application/json", `{"error":"the answer would be too large; ask for fewer rows with limit"}`)
+}
+
+// inDoubt is the error of a transaction whose commit nobody has heard of.
+type inDoubt struct{}
+
+func (inDoubt) Error() string   { return "nobody knows" }
+func (inDoubt) MayBeDone() bool { return true }
+
+// ending is a session of which the transactions after so many end with err, done if that
+// leaves it open.
+type ending struct {
+	Session
+	after int
+	err   error
+}
+
+func (e *ending) Transaction(work func() error) error {
+	if e.after--; e.after >= 0 || mayBeDone(e.err) {
+		if err := e.Session.Transaction(work); err != nil {
+			return err
+		}
+	}
+	if e.after >= 0 {
+		return nil
+	}
+	return e.err
+}
+
+func (e *ending) Rows(name string, arguments ...any) (rows [][][]byte, err error) {
+	if name == "admin_trace" || name == "admin_traces" { // a transaction of their own
+		err = e.Transaction(func() error {
+			rows, err = e.Session.Rows(name, arguments...)
+			return err
+		})
+		return rows, err
+	}
+	return e.Session.Rows(name, arguments...)
+}
+
+// end has the transactions of a request end with err, after so many.
+func (w *adminWorld) end(after int, err error) (undo func()) {
+	admin := w.router.stores.Admin
+	w.router.stores.Admin = func(work func(Session), done func()) bool {
+		return admin(func(s Session) { work(&ending{s, after, err}) }, done)
+	}
+	return func() { w.router.stores.Admin = admin }
+}
+
+func TestWhatMayHaveBeenDoneIsSaidAndWakesWhoWaits(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p", "a", "b", "c")
+	p := w.partition("q", "p")
+	w.end(0, inDoubt{})
+	f := func(method, target, body, wakes string) {
+		t.Helper()
+		w.changed = nil
+		w.says(method, target, body, 503, `{"error":"PostgreSQL does not answer, try again in a second; it may have been done"}`)
+		if got := fmt.Sprint(w.changed); got != wakes {
+			t.Errorf("%s %s: the hook heard %s", method, target, got)
+		}
+	}
+	f("POST", "/api/v1/messages/"+p+"/a/retry", "", "[*]")
+	f("POST", "/api/v1/messages/"+p+"/b/dlq", `{"consumerGroup":"g"}`, "[*]")
+	f("DELETE", "/api/v1/messages/"+p+"/c", "", "[*]")
+	f("POST", "/api/v1/traces", `{"transactionId":"a","partitionId":"`+p+`","data":{}}`, "[*]")
+	f("POST", "/api/v1/consumer-groups/g/queues/q/seek", `{"toEnd":true}`, "[*]")
+	f("DELETE", "/api/v1/consumer-groups/g", "", "[*]")
+	w.order(p, "a") // all of it was
+	f("DELETE", "/api/v1/resources/queues/q", "", "[*]")
+	w.holds(`SELECT count(*) FROM queen.queues`, "0")
+	// Nothing is in doubt of what only reads.
+	w.changed = nil
+	w.says("GET", "/api/v1/traces/"+p+"/a", "", 503, `{"error":"PostgreSQL does not answer, try again in a second"}`)
+	if len(w.changed) > 0 {
+		t.Errorf("the hook heard %v", w.changed)
+	}
 }
 
 // jsonList is a list of objects in an answer.

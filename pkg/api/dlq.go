@@ -4,7 +4,7 @@ package api
 func (r *Router) listLetters(x Exchange) {
 	limit, offset := page(x, 100)
 	filters := letterFilters(filter(x, "queue"), filter(x, "partition"), filter(x, "consumerGroup"), timeFilter(x, "from"), timeFilter(x, "to"))
-	r.administer(x, func(s Session) (outcome, error) {
+	r.look(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_letters", append(filters[:5:5], limit, offset)...)
 		if err != nil {
 			return outcome{}, err

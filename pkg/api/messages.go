@@ -12,7 +12,7 @@ func (r *Router) listMessages(x Exchange) {
 	limit, offset := page(x, 200)
 	filters := []any{filter(x, "queue"), filter(x, "partition"), filter(x, "ns"), filter(x, "task")}
 	arguments := append(filters[:4:4], filter(x, "status"), timeFilter(x, "from"), timeFilter(x, "to"), limit, offset)
-	r.administer(x, func(s Session) (outcome, error) {
+	r.look(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_messages", arguments...)
 		if err != nil {
 			return outcome{}, err
@@ -76,7 +76,7 @@ func mode(queue bool, groups, consumed []byte) []byte {
 // getMessage shows one message and who has read it. Its payload is decrypted if it can be.
 func (r *Router) getMessage(x Exchange, p Params) {
 	partition, transaction := string(p.Get(0)), string(p.Get(1))
-	r.administer(x, func(s Session) (outcome, error) {
+	r.look(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_message", partition, transaction)
 		if err != nil {
 			return outcome{}, err

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -59,6 +60,9 @@ func (r *Router) retryMessage(x Exchange, p Params) {
 // It is left as it is, and counted as skipped, when the message cannot be put back:
 // there is no copy of it, or its transaction was pushed again meanwhile.
 //
+// An error after messages were put back is told beside their count, in an answer like that
+// of a redrive whose time is over: who hears 503 thinks that nothing was done.
+//
 // A body that is no object, or has a name that is not known, is refused: a filter that was
 // misspelt would put back everything.
 func (r *Router) redrive(x Exchange) {
@@ -89,18 +93,23 @@ func (r *Router) redrive(x Exchange) {
 		return
 	}
 	if body.yes("dryRun") {
-		r.administer(x, func(s Session) (outcome, error) { return countRedrive(s, filters, limit) })
+		r.look(x, func(s Session) (outcome, error) { return countRedrive(s, filters, limit) })
 		return
 	}
 	r.administer(x, func(s Session) (outcome, error) {
 		d := redrive{s: s, filters: filters, limit: limit, jsonb: r.stores.Config.PayloadJSONB, until: time.Now().Add(workBudget)}
-		if err := d.run(); err != nil {
+		err := d.run()
+		if err != nil && d.count == 0 {
 			return outcome{}, err
 		}
 		var answer object
 		answer.int("count", d.count)
 		answer.bool("dryRun", false)
-		answer.bool("more", d.more)
+		if err != nil {
+			_, sentence := explain(err)
+			answer.text("error", sentence)
+		}
+		answer.bool("more", d.more || err != nil)
 		answer.int("skipped", d.skipped)
 		return outcome{body: answer.end(), changed: d.queues}, nil
 	})
@@ -137,7 +146,7 @@ type redrive struct {
 
 	count, skipped int
 	more           bool     // there may be more: the limit or the time has ended it
-	queues         []string // what was put back is theirs
+	queues         []string // what was put back, or may have been, is theirs
 }
 
 // run goes through the dead letters by partition and message id, so that it comes to an
@@ -155,7 +164,7 @@ func (d *redrive) run() error {
 		}
 		rows, err := d.s.Rows("admin_redrive_pick", append(d.filters[:5:5], partition, message, n)...)
 		if err != nil || len(rows) == 0 {
-			return err
+			return onlyRead(err)
 		}
 		partition = string(rows[0][0])
 		var messages []string
@@ -197,14 +206,22 @@ func (d *redrive) step(partition string, messages []string) error {
 		}
 		return back.store(d.s, d.jsonb)
 	})
+	switch {
+	case err != nil && !mayBeDone(err):
+		return err
+	case len(back.messages) == 0:
+		err = onlyRead(err)
+	case !slices.Contains(d.queues, back.queue):
+		d.queues = append(d.queues, back.queue)
+	}
+	if mayBeDone(err) {
+		err = &partial{err, fmt.Sprintf("whether the next %d messages were put back is not known", len(back.messages))}
+	}
 	if err != nil {
 		return err
 	}
 	d.count += len(back.messages)
 	d.skipped += len(messages) - len(back.messages)
-	if len(back.messages) > 0 && !slices.Contains(d.queues, back.queue) {
-		d.queues = append(d.queues, back.queue)
-	}
 	return nil
 }
 

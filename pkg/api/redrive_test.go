@@ -1,9 +1,13 @@
 package api
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/queend/queend/pkg/admindb"
 )
 
 // order is the messages of a partition, oldest first.
@@ -186,6 +190,42 @@ func TestARedriveGoesOnInSmallSteps(t *testing.T) {
 	w.holds(`SELECT count(*), count(DISTINCT transaction_id), count(DISTINCT id) FROM queen.messages`, fmt.Sprintf("%d|%d|%d", many+2, many+1, many+2))
 	// In the order in which they were pushed.
 	w.holds(`SELECT count(*) FROM (SELECT transaction_id AS t, lag(transaction_id) OVER (ORDER BY created_at, id) AS before FROM queen.messages WHERE partition_id = '`+p+`' AND transaction_id <> 'first') x WHERE before > t`, "0")
+}
+
+func TestARedriveThatFailsSaysWhatItHasPutBack(t *testing.T) {
+	f := func(after int, err error, status int, answer, order, wakes string) {
+		t.Helper()
+		w := onFresh(t)
+		for _, name := range []string{"q", "r", "s"} {
+			w.push(name, "p", "a", "b", "c")
+			for _, tx := range []string{"a", "b"} {
+				w.bury(w.partition(name, "p"), "g", tx)
+			}
+		}
+		// The steps come by the partitions' ids.
+		queues := w.sql(`SELECT q.name FROM queen.queues q JOIN queen.partitions p ON p.queue_id = q.id ORDER BY p.id`)
+		undo := w.end(after, err)
+		w.changed = nil
+		w.says("POST", "/api/v1/dlq/redrive", `{}`, status, answer)
+		undo()
+		var got, woken []string
+		for i, name := range queues {
+			got = append(got, w.one(`SELECT string_agg(transaction_id, '' ORDER BY created_at, id) FROM queen.messages WHERE partition_id = $1`, w.partition(name, "p")))
+			woken = append(woken, map[bool]string{true: fmt.Sprint(i)}[slices.Contains(w.changed, name)])
+		}
+		if strings.Join(got, " ") != order || strings.Join(woken, "") != wakes && fmt.Sprint(w.changed) != wakes {
+			t.Errorf("%d, %v: put back %v, woke %v", after, err, got, w.changed)
+		}
+		w.dense()
+		w.says("POST", "/api/v1/dlq/redrive", `{}`, 200, fmt.Sprintf(`{"count":%d,"dryRun":false,"more":false,"skipped":0}`, 2*strings.Count(order, "abc")))
+	}
+	data, gone := &admindb.Error{State: "22000", Message: "no"}, errors.New("cannot reach PostgreSQL")
+	f(0, data, 400, `{"error":"no"}`, "abc abc abc", "")
+	f(0, gone, 503, `{"error":"PostgreSQL does not answer, try again in a second"}`, "abc abc abc", "")
+	f(0, inDoubt{}, 503, `{"error":"PostgreSQL does not answer, try again in a second; whether the next 2 messages were put back is not known"}`, "cab abc abc", "[*]")
+	f(2, data, 200, `{"count":4,"dryRun":false,"error":"no","more":true,"skipped":0}`, "cab cab abc", "01")
+	f(2, gone, 200, `{"count":4,"dryRun":false,"error":"PostgreSQL does not answer, try again in a second","more":true,"skipped":0}`, "cab cab abc", "01")
+	f(1, inDoubt{}, 200, `{"count":2,"dryRun":false,"error":"PostgreSQL does not answer, try again in a second; whether the next 2 messages were put back is not known","more":true,"skipped":0}`, "cab cab abc", "01")
 }
 
 func TestWhatCannotBePutBackStaysADeadLetter(t *testing.T) {

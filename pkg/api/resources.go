@@ -41,11 +41,13 @@ type deletion struct {
 	queue  string
 	until  time.Time
 	atOnce int // partitions
+
+	gone bool // part of it
 }
 
 func (d *deletion) run() (existed bool, err error) {
 	if err := d.prepare(); err != nil {
-		return false, err
+		return false, d.broken(err)
 	}
 	var partitions []string
 	err = d.s.Transaction(func() (err error) {
@@ -64,12 +66,27 @@ func (d *deletion) run() (existed bool, err error) {
 		}
 		return err
 	})
+	if err != nil && d.gone {
+		err = d.broken(err)
+	}
 	if err != nil {
 		return false, err
 	}
 	// The queue is gone whether or not this succeeds.
 	_, _ = d.messages(partitions)
 	return existed, nil
+}
+
+// broken is an error of a deletion that is done in pieces.
+func (d *deletion) broken(err error) error {
+	switch {
+	case err == tooLong: // it says so
+	case d.gone:
+		return &partial{err, "part of it is gone, ask again for the rest"}
+	case mayBeDone(err):
+		return &partial{err, "part of it may be gone, ask again for the rest"}
+	}
+	return err
 }
 
 // prepare makes what is left for the one transaction small.
@@ -80,7 +97,7 @@ func (d *deletion) prepare() error {
 	}
 	layout, err := d.s.Rows("schema_layout")
 	if err != nil {
-		return err
+		return onlyRead(err)
 	}
 	if yes(layout[0][2]) {
 		// Queen's foreign key would delete all messages in that transaction, however many
@@ -106,6 +123,7 @@ func (d *deletion) prepare() error {
 		if err != nil {
 			return err
 		}
+		d.gone = true
 		if _, err := d.messages(piece); err != nil {
 			return err
 		}
@@ -122,7 +140,7 @@ func partitionsOf(s Session, name string) ([]string, error) {
 	for i, row := range rows {
 		partitions[i] = string(row[0])
 	}
-	return partitions, err
+	return partitions, onlyRead(err)
 }
 
 // messages deletes the messages of partitions, piece by piece, and says whether it is done
@@ -140,6 +158,7 @@ func (d *deletion) messages(partitions []string) (done bool, err error) {
 			}
 			gone, _ := strconv.Atoi(string(rows[0][0]))
 			full = gone == deleteRowsMax
+			d.gone = d.gone || gone > 0
 		}
 		partitions = partitions[n:]
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -92,6 +93,36 @@ func TestAQueueOfManyPartitionsIsDeletedPieceByPiece(t *testing.T) {
 		w.holds(`SELECT (SELECT count(*) FROM queen.queues WHERE name = 'q'), (SELECT count(*) FROM queen.partitions WHERE id IN `+ids+`), (SELECT count(*) FROM queen.messages WHERE partition_id IN `+ids+`)`, "0|0|0")
 		w.dense()
 	})
+}
+
+func TestADeletionThatFailsSaysThatAPartIsGone(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p", "a")
+	const more = 2 * deletePartitionsMax
+	w.sql(`INSERT INTO queen.partitions (queue_id, name) SELECT id, i::text FROM queen.queues, generate_series(1, $1::int) i WHERE name = 'q'`, more)
+	f := func(after int, err error, answer, left string) {
+		t.Helper()
+		undo := w.end(after, err)
+		x := &exchange{}
+		w.router.administer(x, func(s Session) (outcome, error) {
+			_, err := (&deletion{s: s, queue: "q", until: time.Now().Add(neverHangs), atOnce: 2}).run()
+			return outcome{}, err
+		})
+		for x.replies == 0 {
+			w.turn()
+		}
+		undo()
+		if want := `{"error":"PostgreSQL does not answer, try again in a second` + answer + `"}`; x.status != 503 || x.body != want {
+			t.Errorf("%d, %v: %d %s", after, err, x.status, x.body)
+		}
+		w.holds(`SELECT count(*) FROM queen.partitions`, left)
+	}
+	gone := errors.New("cannot reach PostgreSQL")
+	f(0, gone, "", fmt.Sprint(more+1))
+	f(0, inDoubt{}, "; part of it may be gone, ask again for the rest", fmt.Sprint(more+1-deletePartitionsMax))
+	f(1, gone, "; part of it is gone, ask again for the rest", "2")
+	w.sql(`INSERT INTO queen.partitions (queue_id, name) SELECT id, 'new' FROM queen.queues WHERE name = 'q'`)
+	f(1, inDoubt{}, "; part of it is gone, ask again for the rest", "0")
 }
 
 // Deletes and pushes take the same locks in the same order; what PostgreSQL ends all the

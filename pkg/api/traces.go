@@ -113,7 +113,7 @@ func traceNames(body fields) ([]string, error) {
 // listTraces shows what was said about a message, oldest first.
 func (r *Router) listTraces(x Exchange, p Params) {
 	partition, transaction := string(p.Get(0)), string(p.Get(1))
-	r.administer(x, func(s Session) (outcome, error) {
+	r.look(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_traces", partition, transaction)
 		if err != nil {
 			return outcome{}, err
