@@ -9,6 +9,7 @@
 package pooldb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,11 +105,24 @@ func Open(o Options) (*Pool, error) {
 }
 
 // beDurable switches synchronous_commit on where the server or the role says off: an
-// answered push has to be on disk. Stricter settings than on stay as they are.
+// answered push has to be on disk. Stricter settings than on stay as they are. What is said
+// is pinned in any case, so that it does not change with a reload. A pooler may give us
+// another of its connections for each transaction: where it is off, each step says it again.
 func beDurable(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	var was, is string
+	err := conn.QueryRow(ctx, `WITH server AS MATERIALIZED (SELECT current_setting('synchronous_commit') AS was)
+		SELECT was, set_config('synchronous_commit', coalesce(nullif(was, 'off'), 'on'), false) FROM server`).Scan(&was, &is)
+	if was == "off" {
+		conn.PgConn().CustomData()[lax] = true
+	}
 	return err
 }
+
+// lax is in the custom data of a connection where synchronous_commit was off.
+const lax = "lax"
+
+// durable is for one transaction.
+const durable = `SELECT set_config('synchronous_commit', 'on', true)`
 
 // Close refuses new ops, lets the goroutines finish those that were taken, and
 // closes the connections. Any goroutine, once.
@@ -233,17 +247,23 @@ func (p *Pool) step(ctx context.Context, batch *queue.Batch, statements []queue.
 	switch {
 	case err == nil:
 		return p.obey(ctx, conn, batch.StepDone(nil, p.options.Now()))
-	case errors.As(err, &refusal):
+	case errors.As(err, &refusal) && !fatal(refusal):
 		return p.obey(ctx, conn, batch.StepDone(&queue.SQLError{
 			Severity: refusal.Severity, Code: refusal.Code, Message: refusal.Message, Detail: refusal.Detail,
 			Schema: refusal.SchemaName, Table: refusal.TableName, Constraint: refusal.ConstraintName,
 		}, p.options.Now()))
 	default:
-		// The connection is gone and may have taken a committed answer with it;
-		// the batch's ids settle that when it is run again.
+		// The connection is gone, with a last word or without, and may have taken a committed
+		// answer with it; the batch's ids settle that when it is run again.
 		batch.Unknown()
 		return retryEvery, true
 	}
+}
+
+// fatal says that the connection ends with an error, in whatever was done then.
+func fatal(e *pgconn.PgError) bool {
+	severity := cmp.Or(e.SeverityUnlocalized, e.Severity)
+	return severity == "FATAL" || severity == "PANIC"
 }
 
 // obey does what the batch's verdict asks of a store, and returns the pause, and whether
@@ -268,9 +288,13 @@ func (p *Pool) obey(ctx context.Context, conn *pgxpool.Conn, v queue.Verdict) (t
 func send(ctx context.Context, conn *pgconn.PgConn, batch *queue.Batch, statements []queue.Statement) error {
 	var pipeline pgconn.Batch
 	lead := 0
+	if conn.CustomData()[lax] != nil {
+		lead++
+		pipeline.ExecParams(durable, nil, nil, nil, nil)
+	}
 	if allowance := queue.Allowance(batch.Rows(), batch.Bytes()); allowance > 0 {
 		// A large request may take longer than others, as on the loop.
-		lead = 1
+		lead++
 		pipeline.ExecParams(patient, [][]byte{[]byte(strconv.FormatInt(allowance.Milliseconds(), 10))}, nil, nil, nil)
 	}
 	for _, s := range statements {

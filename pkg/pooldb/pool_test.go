@@ -3,6 +3,7 @@ package pooldb
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -211,6 +212,79 @@ func TestAPushThatMayBeStoredIsNotSaidToHaveFailed(t *testing.T) {
 	answer, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, neverHangs)
 	if code == queue.OK || !strings.Contains(answer, "may have been stored") {
 		t.Errorf("code %d: %s", code, answer)
+	}
+}
+
+// A server that is stopped may have committed before it says so.
+func TestAPushWhoseServerEndsMayBeStored(t *testing.T) {
+	db := postgrestest.Database(t)
+	migrate(t, db)
+	execute(t, db, `CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON queen.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION late()`)
+	var pool *Pool
+	dials := 0
+	pool = open(t, db, func(o *Options) {
+		o.Workers = 1
+		dial := o.Conn.DialFunc
+		o.Conn.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials++; dials == 2 {
+				pool.stop() // as the end of its time does
+			}
+			return dial(ctx, network, address)
+		}
+	})
+	c := newCaller(t)
+	answer, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, neverHangs)
+	if code == queue.OK || !strings.Contains(answer, "may have been stored") {
+		t.Errorf("code %d: %s", code, answer)
+	}
+}
+
+func TestPushesAreDurableWhateverTheServerSays(t *testing.T) {
+	db := postgrestest.Database(t)
+	migrate(t, db)
+	execute(t, db, `CREATE TABLE seen (at serial, setting text);
+		CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen (setting) VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER see AFTER INSERT ON queen.messages DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION see()`)
+	ctx := context.Background()
+	f := func(server, within, want string) {
+		t.Helper()
+		execute(t, db, `TRUNCATE seen; DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit TO `+server+`', current_database()); END $$`)
+		pool, c := open(t, db, func(o *Options) { o.Workers = 1 }), newCaller(t)
+		run := func(sql string) (text string) {
+			t.Helper()
+			if err := pool.db.QueryRow(ctx, sql).Scan(&text); err != nil {
+				t.Fatal(err)
+			}
+			return text
+		}
+		if source := run(`SELECT source FROM pg_settings WHERE name = 'synchronous_commit'`); source != "session" {
+			t.Errorf("%s: a reload changes it, its source is %s", server, source)
+		}
+		for range 2 {
+			if answer, code := c.push(pool.Store(c.post), `{"items":[{"queue":"q"}]}`, neverHangs); code != queue.OK {
+				t.Fatal(answer)
+			}
+			run(within) // another connection of a pooler's, for the push that follows
+		}
+		if got := run(`SELECT string_agg(setting, ' ' ORDER BY at) FROM seen`); got != want {
+			t.Errorf("%s: %s", server, got)
+		}
+	}
+	f("off", `SELECT set_config('synchronous_commit', 'off', false)`, "on on")
+	f("local", `SELECT ''`, "local local")
+}
+
+// execute runs SQL of a test.
+func execute(t *testing.T, connString, sql string) {
+	t.Helper()
+	conn, err := pgconn.Connect(context.Background(), connString)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql).ReadAll(); err != nil {
+		t.Fatal(err)
 	}
 }
 
