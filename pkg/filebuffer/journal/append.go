@@ -75,7 +75,8 @@ func (a *appender) encode(first uint64, kind uint8, now int64, payloads [][]byte
 }
 
 // write makes the group durable: in the segment that is there when it fits, else in a
-// new one; and when that fails, once again in another new one.
+// new one; and when that fails, once again in another new one. With ErrFull none of it is
+// there: what the first attempt may have left is not the second's to deny.
 func (j *Journal) write(first, n uint64) error {
 	err := j.extend(n)
 	if err == errNoFit {
@@ -84,10 +85,14 @@ func (j *Journal) write(first, n uint64) error {
 	if err == nil || errors.Is(err, ErrFull) {
 		return err
 	}
-	if again := j.begin(first, n); again != nil {
+	again := j.begin(first, n)
+	switch {
+	case again == nil:
+		return nil
+	case errors.Is(err, errUnwritten):
 		return fmt.Errorf("%w; and again: %w", err, again)
 	}
-	return nil
+	return fmt.Errorf("%w; and again: %v", err, again)
 }
 
 // errNoFit: the group needs another segment.
@@ -260,7 +265,8 @@ func (j *Journal) publish(name string) error {
 	if err := j.fs.Rename(j.path(name+newSuffix), j.path(name)); err != nil {
 		return j.full(j.failed("rename", name+newSuffix, err))
 	}
-	return j.full(j.failed("sync the directory of", name, j.fs.SyncDir(j.dir)))
+	// It has its name; that there is no room does not take it away.
+	return j.failed("sync the directory of", name, j.fs.SyncDir(j.dir))
 }
 
 // full says of an error what it means.

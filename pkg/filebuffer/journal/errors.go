@@ -9,7 +9,7 @@ import (
 var (
 	// ErrFull is Append's answer at BytesMax, and when the disk has no room; the
 	// latter wraps the operating system's error too. What is there stays, and a
-	// release makes room.
+	// release makes room. The records were not written: they will not be found at Open.
 	ErrFull = errors.New("the journal is full")
 
 	// ErrTooLarge is Append's answer to a payload beyond PayloadBytesMax.

@@ -1,6 +1,10 @@
 package journal
 
-import "io"
+import (
+	"errors"
+	"fmt"
+	"io"
+)
 
 // FS is what the journal asks of a file system. Files are made for their owner alone
 // (0600), directories too (0700). Errors are those of the os package: they answer to
@@ -66,15 +70,21 @@ func readFull(f File, b []byte, off int64) (n int, err error) {
 
 // writeFull writes all of b.
 func writeFull(f File, b []byte, off int64) error {
-	for len(b) > 0 {
-		n, err := f.WriteAt(b, off)
+	for rest := b; len(rest) > 0; {
+		n, err := f.WriteAt(rest, off)
+		if n == 0 && len(rest) == len(b) && isFull(err) {
+			return fmt.Errorf("%w: %w", errUnwritten, err)
+		}
 		if err != nil {
 			return err
 		}
 		if n == 0 {
 			return io.ErrShortWrite
 		}
-		b, off = b[n:], off+int64(n)
+		rest, off = rest[n:], off+int64(n)
 	}
 	return nil
 }
+
+// errUnwritten: there was no room for a single byte.
+var errUnwritten = errors.New("nothing was written")

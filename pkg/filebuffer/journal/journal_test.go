@@ -401,6 +401,35 @@ func TestADiskThatIsNearlyFullIsUsed(t *testing.T) {
 	mustAppend(t, j, group(1, 1000))
 }
 
+// What a failed write has left may be found at Open, also if there is no room for another.
+func TestItIsNotFullWhereSomethingMayHaveBeenWritten(t *testing.T) {
+	t.Parallel()
+	f := func(most int64, size int, spoil func(fs *faultfs.FS), found string) {
+		t.Helper()
+		fs := faultfs.New()
+		o := journal.Options{Dir: dir, FS: fs, SegmentBytes: 8 << 10, BytesMax: most}
+		j := mustOpen(t, o)
+		mustAppend(t, j, group(1, 1000))
+		fs.Break(faultfs.Truncate, syscall.EIO)
+		fs.Break(faultfs.Remove, syscall.EIO)
+		spoil(fs)
+		if _, err := j.Append(1, group(2, size)); err == nil || errors.Is(err, journal.ErrFull) != (found == "1 ") {
+			t.Error(found, err)
+		}
+		fs.Heal()
+		fs.Kill()
+		if got := seqs(readAll(t, mustOpen(t, o))); got != found {
+			t.Error(got, found)
+		}
+	}
+	f(10<<10, 1000, func(fs *faultfs.FS) { fs.Fail(faultfs.Sync, 1, faultfs.Before, syscall.EIO) }, "1 2 3 ")
+	f(10<<10, 5000, func(*faultfs.FS) {}, "1 ")
+	f(1<<20, 5000, func(fs *faultfs.FS) { fs.Break(faultfs.SyncDir, syscall.ENOSPC) }, "1 2 3 ")
+	f(1<<20, 5000, func(fs *faultfs.FS) { fs.Break(faultfs.Write, syscall.ENOSPC) }, "1 ")
+	f(1<<20, 1000, func(fs *faultfs.FS) { fs.Break(faultfs.Write, syscall.ENOSPC) }, "1 ")
+	f(10<<10, 1000, func(fs *faultfs.FS) { fs.Fail(faultfs.Write, 1, faultfs.Half, syscall.ENOSPC) }, "1 2 ")
+}
+
 func TestTheBoundIsAPartOfWhatIsFree(t *testing.T) {
 	t.Parallel()
 	fs := faultfs.New()
