@@ -384,10 +384,11 @@ func (c *call) wants(q string) bool {
 	return false
 }
 
-// failed takes the failure of what was asked for c.
+// failed takes the failure of what was asked for c. What was acknowledged and never received
+// must be told: another attempt would forget it.
 func (s *Store) failed(c *call, f queue.Fault) {
 	c.op.Fault = f
-	if (f.Code == queue.Unavailable || f.Code == queue.Overloaded) && c.waits() {
+	if !c.op.Pop.Lost && (f.Code == queue.Unavailable || f.Code == queue.Overloaded) && c.waits() {
 		s.stall(c)
 		return
 	}

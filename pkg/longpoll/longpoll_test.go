@@ -516,6 +516,36 @@ func TestNoClaimBeginsWhenTheTimeIsOver(t *testing.T) {
 	}
 }
 
+// Another attempt would find the next messages, and nobody would hear of those before.
+func TestAPopThatMayHaveLostMessagesIsToldSo(t *testing.T) {
+	f := func(lost bool) (*world, *queue.Op) {
+		t.Helper()
+		w := newWorld(1, Limits{})
+		w.pushOp(0, "q", "a")
+		w.settle()
+		op := w.popOp(0, func(p *queue.PopRequest) { p.Wait, p.AutoAck = true, true })
+		for len(w.sent) == 0 || w.sent[0] != op {
+			if !w.step() {
+				t.Fatal("it does not look")
+			}
+		}
+		w.away = true
+		w.happen(0)
+		w.away, op.Pop.Lost = false, lost
+		w.answer(0)
+		w.now += 2 * time.Second // it is seen that PostgreSQL is back
+		w.settle()
+		return w, op
+	}
+	if w, op := f(true); !w.answers[op] || op.Fault.Code != queue.Unavailable || op.Pop.Count != 0 {
+		t.Errorf("answered: %v, with %d messages and %v", w.answers[op], op.Pop.Count, op.Fault)
+	}
+	// A claim that was surely not made is made again.
+	if w, op := f(false); !w.answers[op] || op.Fault.Code != queue.OK || op.Pop.Count != 1 {
+		t.Errorf("answered: %v, with %d messages and %v", w.answers[op], op.Pop.Count, op.Fault)
+	}
+}
+
 // A sweep sees a lease that ends before its answer comes: what it says of the partition is
 // old, and the next messages must not wait for the end of a lease that is none.
 func TestALeaseThatEndsDuringASweepIsNoLease(t *testing.T) {
