@@ -128,6 +128,9 @@ func TestAdmission(t *testing.T) {
 	f("0.5 + 1 s with 1 s left", slow, opOf(1, 10, second), second/2, refusedWait)
 	f("overdue by a second: as long again, and its own", slow, op, second, accepted)
 	f("overdue by more", slow, op, second+1, refusedWait)
+	if got := slow.admit(op, 0, second/2, 1); got != refusedWait {
+		t.Errorf("0.5 + 1 + 1 s: one more is in flight behind: %q", got)
+	}
 	slow.ops, slow.rows = make([]*queue.Op, 10), 10
 	f("0.5 + 2 s: a batch waits already", slow, op, second/2, refusedWait)
 	f("0.1 + 2 s, and a little", slow, opOf(1, 10, 2*second+second/10), 9*second/10, accepted)

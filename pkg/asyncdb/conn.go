@@ -26,6 +26,8 @@ type conn struct {
 	gone  bool
 
 	readOnly, standby bool // the server says so of itself
+
+	voids int // steps in a row that followed one that was committed, and did not find it so
 }
 
 // SQLSTATEs that this package itself acts on (manual, appendix "PostgreSQL Error
@@ -260,6 +262,9 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 		if s.state == busy && s.failure == nil {
 			s.unknown()
 		}
+	}
+	if s.failure != nil && !s.void && queue.Classify(s.failure.Code) == queue.ClassUnknown {
+		s.unknown()
 	}
 	s.forgetNext()
 	s.leaveLine() // what it was at may go on in the server, and the locks know

@@ -36,13 +36,17 @@ const (
 	followPart = 80
 )
 
+// voidsMax is how many steps in a row may be void though what they followed was committed. More
+// say that here nothing can follow: a pooler deals out the second step to another server
+// connection, where it comes too early, or the role may not see what it stores.
+const voidsMax = 3
+
 // mayFollow says whether what waits is enough to follow the step in flight. With several push
-// lanes it is their turns that keep PostgreSQL at work; a pooler may send the second step to
-// another server connection than the first, where it would wait for its locks.
+// lanes it is their turns that keep PostgreSQL at work.
 func (s *Store) mayFollow() bool {
 	return s.work.Follow && s.gather.rows >= followRows && s.state == busy && !s.following &&
 		100*s.gather.rows >= followPart*s.current.Rows() &&
-		s.db.turns.lanes.Load() < 2 && !s.inline && !s.conn.link.inline
+		s.db.turns.lanes.Load() < 2 && !s.inline && !s.conn.link.inline && s.conn.voids < voidsMax
 }
 
 // follow sends a batch of what waits behind the step in flight, if there is enough.
@@ -64,7 +68,8 @@ func (s *Store) follow(now time.Duration) {
 	s.gauge()
 	statements := s.next.Step(now)
 	if statements == nil {
-		return // all decided; it is completed in its turn
+		s.completeAll(s.next.Decided(), now)
+		return // it is forgotten in its turn
 	}
 	var out []byte
 	var lead int
@@ -74,6 +79,9 @@ func (s *Store) follow(now time.Duration) {
 	s.stats.Steps.Add(1)
 	s.stats.Follows.Add(1)
 	s.write(s.conn, out, now)
+	if s.following {
+		s.completeAll(s.next.Decided(), now)
+	}
 }
 
 // promote makes the step that follows the one in flight, if there is one: its batch is
@@ -113,6 +121,8 @@ func (s *Store) awaitNext(e *queue.SQLError, now time.Duration) {
 // nextAnswered takes the answer of next's step after the failure of current's.
 func (s *Store) nextAnswered(e *queue.SQLError, now time.Duration) {
 	switch {
+	case s.left(now):
+		s.next.Unknown()
 	case e == nil: // what current wanted to store was there: by an earlier try of its own
 		s.proven()
 		s.next.StepDone(nil, now)
@@ -124,6 +134,9 @@ func (s *Store) nextAnswered(e *queue.SQLError, now time.Duration) {
 	failure, void := s.failure, s.void
 	s.failure, s.state = nil, idle
 	s.refused(failure, void, now)
+	if s.following && !s.nextSent && s.state != down { // else answerDecided does
+		s.completeAll(s.next.Decided(), now)
+	}
 }
 
 // forgetNext is forget for next: what it had in flight may be committed or not.

@@ -45,14 +45,28 @@ func upAndResolved(t *testing.T) *rig {
 // twoInFlight is a lane with a batch in flight, and another behind it.
 func twoInFlight(t *testing.T) (r *rig, first, second []*call) {
 	r = upAndResolved(t)
-	first = r.crowd("a", followRows)
-	r.pass()
-	second = r.crowd("b", followRows)
-	if r.store.stats.Follows.Load() != 1 {
-		t.Fatal("no batch follows")
-	}
+	first, second = r.two("a", "b")
 	return r, first, second
 }
+
+func (r *rig) two(one, other string) (first, second []*call) {
+	first = r.crowd(one, followRows)
+	r.pass()
+	second = r.crowd(other, followRows)
+	if !r.store.nextSent {
+		r.t.Fatal("no batch follows")
+	}
+	return first, second
+}
+
+// cutReply is the answers that come, those of the first step apart.
+func (r *rig) cutReply() (first, rest []byte) {
+	reply := r.pg.read(r.t, &r.sent)
+	ends := bytes.Index(reply, ready) + len(ready)
+	return reply[:ends], reply[ends:]
+}
+
+var ready = encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 
 // names are the transaction ids that the server holds, in the order of their storing.
 func (p *server) names() (all []string) {
@@ -82,15 +96,14 @@ func TestABatchFollowsTheOneInFlight(t *testing.T) {
 	if got := r.store.stats.InFlightRows.Load(); got != 2*followRows {
 		t.Errorf("%d rows are in flight", got)
 	}
-	reply := r.pg.read(t, &r.sent)
-	ends := bytes.Index(reply, ready) + len(ready)
-	r.answer(reply[:ends])
+	one, other := r.cutReply()
+	r.answer(one)
 	areAll(t, first, "queued")
 	areAll(t, second, "waits")
 	if r.store.stats.Follows.Load() != 2 {
 		t.Error("the third does not follow the second")
 	}
-	r.answer(reply[ends:])
+	r.answer(other)
 	areAll(t, second, "queued")
 	r.serve()
 	areAll(t, third, "queued")
@@ -186,28 +199,238 @@ func TestABatchWhosePredecessorIsGoneIsSentAgain(t *testing.T) {
 
 // A batch of one push cannot be halved: it would be told that it divides by zero.
 func TestOnePushWhosePredecessorIsGoneIsSentAgain(t *testing.T) {
+	for _, alone := range []bool{true, false} {
+		r := upAndResolved(t)
+		first := r.crowd("a", followRows)
+		r.pass()
+		large := func(name string) *call {
+			var items []string
+			for i := range followRows {
+				items = append(items, fmt.Sprintf("q/p0/%s-%d", name, i))
+			}
+			return r.push(items...)
+		}
+		calls := []*call{large("b")}
+		r.pg.fail = failOf(pushAfter, "22012", 2)
+		if !alone {
+			calls = append(calls, large("c"))
+		}
+		one, other := r.cutReply()
+		r.answer(one) // the second is on its own now, the third behind it
+		if r.store.nextSent == alone {
+			t.Fatal("the third does not follow, or there is one")
+		}
+		r.answer(other)
+		r.serve()
+		areAll(t, first, "queued")
+		areAll(t, calls, strings.TrimSpace(strings.Repeat("queued ", followRows)))
+		r.pg.inOrder(t, "first", "a", "b", "c")
+	}
+}
+
+func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 	r := upAndResolved(t)
-	first := r.crowd("a", followRows)
+	r.pg.fail = failOf(pushAfter, "22012", 1000)
+	follows := func() uint64 { return r.store.stats.Follows.Load() }
+	for i := range voidsMax {
+		first, second := r.two(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
+		r.serve()
+		areAll(t, append(first, second...), "queued")
+	}
+	r.crowd("c", followRows)
 	r.pass()
-	var items [2][]string
-	for i := range followRows {
-		items[0], items[1] = append(items[0], fmt.Sprintf("q/p0/b-%d", i)), append(items[1], fmt.Sprintf("q/p0/c-%d", i))
+	r.crowd("d", followRows)
+	if follows() != voidsMax {
+		t.Errorf("%d batches followed", follows())
 	}
-	second, third := r.push(items[0]...), r.push(items[1]...)
-	r.pg.fail = failOf(pushAfter, "22012", 2)
-	reply := r.pg.read(t, &r.sent)
-	ends := bytes.Index(reply, ready) + len(ready)
-	r.answer(reply[:ends]) // the second is on its own now, the third behind it
-	if !r.store.nextSent {
-		t.Fatal("the third does not follow")
-	}
-	r.answer(reply[ends:])
 	r.serve()
-	all := strings.TrimSpace(strings.Repeat("queued ", followRows))
+	r.conn.closedBy(io.EOF)
+	r.open()
+	for i := range 2 * voidsMax { // now and then is no rule
+		r.pg.fail = failOf(pushAfter, "22012", 1)
+		r.two(fmt.Sprintf("e%d", i), fmt.Sprintf("f%d", i))
+		r.serve()
+		r.two(fmt.Sprintf("g%d", i), fmt.Sprintf("h%d", i))
+		r.serve()
+	}
+}
+
+func TestWhatFollowsIsDurable(t *testing.T) {
+	r := newRig(t)
+	r.lax = true
+	r.open()
+	r.crowd("first", 2)
+	r.pass()
+	r.serve()
+	r.two("a", "b")
+	var names [][]string
+	r.pg.fail = func(step, _ int, name string) *pgproto3.ErrorResponse {
+		for len(names) <= step {
+			names = append(names, nil)
+		}
+		names[step] = append(names[step], name)
+		return nil
+	}
+	r.serve()
+	if got := names[len(names)-1]; !slices.Equal(got, []string{pushAfter, durable, "push_lock", "push_insert"}) {
+		t.Error(got)
+	}
+}
+
+// A large one may take longer than others.
+func TestALargePushThatFollowsGetsItsTime(t *testing.T) {
+	r := upAndResolved(t)
+	r.crowd("a", followRows)
+	r.pass()
+	var items []string
+	for i := range queue.AllowanceRowsFree + 1000 {
+		items = append(items, fmt.Sprintf("q/p0/b-%d", i))
+	}
+	r.push(items...)
+	one, other := r.cutReply()
+	if len(r.pg.patience) != 1 {
+		t.Errorf("the server was told %v", r.pg.patience)
+	}
+	r.answer(one)
+	if r.store.hungAt <= r.now+r.db.config.HungAfter {
+		t.Error("it has the time of others")
+	}
+	r.answer(other)
+}
+
+// The answers of pushes that were given up are nobody's, and nothing can be told by them.
+func TestNothingFollowsPushesThatWereGivenUp(t *testing.T) {
+	r := upAndResolved(t)
+	for i := range followRows {
+		r.pushWithin(100*time.Millisecond, fmt.Sprintf("q/p0/a-%d", i))
+	}
+	r.pass()
+	r.sleep(200 * time.Millisecond)
+	second := r.crowd("b", followRows)
+	if r.store.following {
+		t.Error("a batch follows")
+	}
+	r.serve()
+	areAll(t, second, "queued")
+}
+
+// A step whose first statement fails is no void one only because the one before it was one
+// that follows.
+func TestAFailureAfterwardsIsNotVoid(t *testing.T) {
+	r, _, _ := twoInFlight(t)
+	r.serve()
+	c := r.push("q/p0/c-0")
+	r.pg.fail = failOf("push_lock", "40001", 1)
+	r.pass()
+	r.serve()
+	if r.store.state != resting {
+		t.Error("it does not wait before it tries again")
+	}
+	r.sleep(time.Second)
+	r.serve()
+	c.is("queued")
+}
+
+// The lanes of a loop share what they know of partitions, and one may find that there are so
+// many new ones that statements are to be planned anew.
+func TestWhatOtherLanesFindIsNoStepMore(t *testing.T) {
+	r, first, second := twoInFlight(t)
+	other := queue.NewBatch(&r.queue, r.hints)
+	const n = 40
+	for i := range n {
+		other.Add(&newCall(t, &r.queue, r.ids, fmt.Sprintf("other/x%d/t", i)).op)
+	}
+	other.Step(r.now)
+	other.Tag(2, n) // all were made, and deleted before they were read
+	other.StepDone(nil, r.now)
+	if len(other.Step(r.now)) != 4 {
+		t.Fatal("it does not ask for them again")
+	}
+	r.serve()
+	areAll(t, append(first, second...), "queued")
+}
+
+// The old connection's server process may come to what was sent long after the batch runs
+// again elsewhere, in halves.
+func TestAHalfThatIsStoredIsNotTheWhole(t *testing.T) {
+	r := upAndResolved(t)
+	for i := range followRows {
+		r.push(fmt.Sprintf("q/p%d/a-%03d", max(0, 1-i/4), i)) // the first in the last partition
+	}
+	r.pass()
+	for i := range followRows {
+		r.push(fmt.Sprintf("q/p0/b-%03d", i))
+	}
+	if !r.store.nextSent {
+		t.Fatal("no batch follows")
+	}
+	old := bytes.NewBuffer(bytes.Clone(r.sent.Bytes()))
+	r.pg.poison = map[string]string{"a-060": "22021"}
+	r.conn.closedBy(io.EOF)
+	r.open()
+	for r.sent.Len() > 0 {
+		if len(r.pg.names()) > 2 && old.Len() > 0 { // one half is stored
+			r.pg.read(t, old)
+		}
+		r.answer(r.pg.read(t, &r.sent))
+	}
+	if old.Len() > 0 {
+		t.Error("the old process never came to it")
+	}
+	r.pg.inOrder(t, "first", "a", "b")
+}
+
+// The primary is another one when the second is answered.
+func TestTheAnswerOfAServerThatIsLeftIsNotBelieved(t *testing.T) {
+	r := upAt(t, "one")
+	r.crowd("first", 2)
+	r.pass()
+	r.serve()
+	first, second := r.two("a", "b")
+	r.commitLate(first, "40001")
+	one, other := r.cutReply()
+	r.answer(one)
+	r.elsewhere("two", 1)
+	r.answer(other)
+	areAll(t, second, "waits")
+	r.pg.messages, r.pg.stored = map[message]queue.UUID{}, nil // the old one's are lost
+	for range 10 {
+		if r.dials > 0 {
+			r.open()
+		}
+		r.serve()
+		r.sleep(50 * time.Millisecond)
+	}
+	areAll(t, append(first, second...), "queued")
+	if n := len(r.pg.messages); n != 2*followRows {
+		t.Errorf("%d are stored", n)
+	}
+}
+
+// Nobody knows whether the first was committed, and the second's answer never comes.
+func TestADoubtOutlivesTheConnection(t *testing.T) {
+	r, first, _ := twoInFlight(t)
+	r.store.work.GiveBack = true
+	r.pg.fail = failOf("push_insert", "40003", 1)
+	one, _ := r.cutReply()
+	r.answer(one)
+	r.conn.closedBy(io.EOF)
+	r.refuse(errTest)
+	if got := first[0].op.Fault.Message; !strings.Contains(got, "may have been stored") {
+		t.Error(got)
+	}
+}
+
+// What is decided is answered, whatever what is before it waits for.
+func TestASecondThatIsStoredIsAnsweredBeforeTheFirstIs(t *testing.T) {
+	r, first, second := twoInFlight(t)
+	r.commitLate(first, "40001")
+	r.answer(r.pg.read(t, &r.sent))
+	areAll(t, first, "waits") // a moment, and tries again
+	areAll(t, second, "queued")
+	r.sleep(time.Second)
+	r.serve()
 	areAll(t, first, "queued")
-	second.is(all)
-	third.is(all)
-	r.pg.inOrder(t, "first", "a", "b", "c")
 }
 
 // failOf fails the statement of a name so many times.
@@ -220,8 +443,6 @@ func failOf(statement, code string, times int) func(int, int, string) *pgproto3.
 		return refusalOf("ERROR", code)
 	}
 }
-
-var ready = encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 
 func TestBothAreFoundAfterALostConnection(t *testing.T) {
 	for _, done := range []int{0, 1, 2} { // of the steps in flight
@@ -244,6 +465,14 @@ func TestBothAreFoundAfterALostConnection(t *testing.T) {
 		if n := len(r.pg.messages); n != 2+2*followRows {
 			t.Errorf("%d messages", n)
 		}
+		for i := range 100 { // duplicates are looked for first for a while
+			r.push(fmt.Sprintf("q/p0/c-%03d", i))
+			r.pass()
+			r.serve()
+		}
+		r.two("d", "e")
+		r.serve()
+		r.pg.inOrder(t, "first", "a", "b", "c", "d", "e")
 	}
 }
 
@@ -260,9 +489,8 @@ func syncs(b []byte, n int) []byte {
 func TestALossAfterTheFirstHasFailed(t *testing.T) {
 	r, first, second := twoInFlight(t)
 	r.pg.fail = failOf("push_insert", "40001", 1)
-	reply := r.pg.read(t, &r.sent)
-	ends := bytes.Index(reply, ready) + len(ready)
-	r.answer(reply[:ends])
+	one, _ := r.cutReply()
+	r.answer(one)
 	r.conn.closedBy(io.EOF)
 	if got := r.store.stats.Unknowns.Load(); got != 1 {
 		t.Errorf("%d steps are unknown", got)
@@ -345,137 +573,232 @@ func TestBothAreHandedBackInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestBothEndWithTheirTime(t *testing.T) {
-	r, first, second := twoInFlight(t)
-	r.sleep(2 * time.Second)
-	for _, c := range append(first, second...) {
-		if c.op.Fault.Code != queue.Unavailable || !strings.Contains(c.op.Fault.Message, "may have been stored") {
-			t.Fatal(c.op.Fault)
+func TestEachEndsWithItsTime(t *testing.T) {
+	r := upAndResolved(t)
+	var both [2][]*call
+	for i, name := range []string{"a", "b"} {
+		for n := range followRows {
+			both[i] = append(both[i], r.pushWithin(time.Duration(i+1)*500*time.Millisecond, fmt.Sprintf("q/p0/%s-%d", name, n)))
+		}
+		r.pass()
+	}
+	if !r.store.nextSent {
+		t.Fatal("no batch follows")
+	}
+	for i := range both {
+		areAll(t, both[i], "waits")
+		r.sleep(500 * time.Millisecond)
+		for _, c := range both[i] {
+			if c.op.Fault.Code != queue.Unavailable || !strings.Contains(c.op.Fault.Message, "may have been stored") {
+				t.Fatal(c.op.Fault)
+			}
 		}
 	}
 }
 
 func TestTheTimeOfTheSecondBeginsAfterTheFirst(t *testing.T) {
 	r, first, second := twoInFlight(t)
-	reply := r.pg.read(t, &r.sent)
-	ends := bytes.Index(reply, ready) + len(ready)
+	one, other := r.cutReply()
 	hung := r.db.config.HungAfter
 	r.sleep(hung - 10*time.Millisecond)
-	r.answer(reply[:ends])
+	r.answer(one)
 	areAll(t, first, "queued")
 	r.sleep(100 * time.Millisecond)
 	if r.store.state != busy || r.store.stats.Hangs.Load() != 0 {
 		t.Fatal("the second counts as hung")
 	}
-	r.answer(reply[ends:])
+	r.answer(other)
 	areAll(t, second, "queued")
 }
 
-// A random walk: whatever fails and whenever connections end, each push has one answer, what is
-// queued is stored once, and each partition has what one client sent, one after the other, in
-// its order.
+// A random walk: whatever fails and whenever connections end, each push has one answer, which is
+// true; what is queued is stored once; each partition has in their order what one client has
+// sent without waiting, and gets back in that order what it gets back.
 func TestAWalkOfBatchesThatFollow(t *testing.T) {
-	for range 60 {
-		seed := rand.Uint64()
-		random := rand.New(rand.NewPCG(seed, 0))
-		r := up(t)
-		codes := []string{"40001", "40P01", "55P03", "57014", "26000", "22021", "57P03", "40003"}
-		r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
-			if random.IntN(12) == 0 {
-				return refusalOf("ERROR", codes[random.IntN(len(codes))])
-			}
+	follows := uint64(0)
+	for range 25 {
+		w := newWalk(t)
+		for range 150 {
+			w.step()
+			w.isSound()
+		}
+		w.end()
+		follows += w.r.store.stats.Follows.Load()
+	}
+	if follows < 25 {
+		t.Errorf("%d batches followed", follows)
+	}
+}
+
+type walk struct {
+	t      *testing.T
+	seed   uint64
+	random *rand.Rand
+	r      *rig
+	calls  []*call
+	back   []int // calls that were given back
+	depth  int   // of pushes from inside answers
+	reply  []byte
+}
+
+func newWalk(t *testing.T) *walk {
+	w := &walk{t: t, seed: rand.Uint64(), r: up(t)}
+	w.random = rand.New(rand.NewPCG(w.seed, 0))
+	w.r.store.work.GiveBack = w.random.IntN(2) == 0
+	codes := []string{"40001", "40P01", "55P03", "57014", "26000", "22021", "57P03", "40003", "23502", "22012"}
+	rate := 20 + w.random.IntN(100)
+	w.r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
+		switch {
+		case w.random.IntN(rate) > 0:
 			return nil
+		case w.random.IntN(20) == 0:
+			return refusalOf("FATAL", "57P01")
 		}
-		// A pipeline of one client: pushes in flight together, in order.
-		var calls []*call
-		var reply []byte
-		for step := 0; step < 60; step++ {
-			switch random.IntN(6) {
-			case 0, 1, 2:
-				for range random.IntN(2 * followRows) {
-					n := len(calls)
-					name := fmt.Sprintf("q/p%d/t-%06d", n%3, n)
-					if random.IntN(200) == 0 && n > 3 {
-						name = fmt.Sprintf("q/p%d/t-%06d", n%3, random.IntN(n/3)*3+n%3) // a duplicate
-					}
-					calls = append(calls, r.pushWithin(time.Hour, name))
-				}
-				r.pass()
-			case 3:
-				reply = append(reply, r.pg.read(t, &r.sent)...)
-				if n := len(reply); n > 0 && r.store.conn != nil {
-					n = random.IntN(n) + 1
-					r.answer(reply[:n])
-					reply = slices.Clone(reply[n:])
-				}
-			case 4:
-				r.sleep(time.Duration(random.IntN(200)) * time.Millisecond)
-			case 5:
-				if random.IntN(4) == 0 && r.store.conn != nil {
-					if random.IntN(2) == 0 {
-						r.pg.read(t, &r.sent) // it is done, and the answer is lost
-					}
-					r.conn.closedBy(io.EOF)
-				}
+		return refusalOf("ERROR", codes[w.random.IntN(len(codes))])
+	}
+	return w
+}
+
+func (w *walk) push() {
+	n := len(w.calls)
+	name := fmt.Sprintf("q/p%d/t-%06d", n%3, n)
+	if w.random.IntN(300) == 0 && n > 3 {
+		name = fmt.Sprintf("q/p%d/t-%06d", n%3, w.random.IntN(n/3)*3+n%3) // again
+	}
+	within := time.Hour
+	if w.random.IntN(3) == 0 {
+		within = time.Duration(200+w.random.IntN(3000)) * time.Millisecond
+	}
+	c := newCall(w.t, &w.r.queue, w.r.ids, name)
+	c.op.Accepted, c.op.Deadline = w.r.now, w.r.now+within
+	w.calls = append(w.calls, c)
+	c.told = func() {
+		if c.op.Fault.Code == queue.Outage {
+			w.back = append(w.back, n)
+		}
+		if w.depth < 3 && w.random.IntN(3) == 0 {
+			w.depth++
+			w.push()
+			w.depth--
+		}
+	}
+	w.r.store.Do(&c.op)
+}
+
+func (w *walk) step() {
+	r := w.r
+	switch w.random.IntN(8) {
+	case 0, 1, 2, 3:
+		for range w.random.IntN(3 * followRows) {
+			w.push()
+		}
+		r.pass()
+	case 4, 5:
+		w.reply = append(w.reply, r.pg.read(w.t, &r.sent)...)
+		if n := len(w.reply); n > 0 && r.store.conn != nil {
+			if w.random.IntN(2) == 0 {
+				n = w.random.IntN(n) + 1
 			}
-			if r.store.conn == nil {
-				r.sent.Reset()
-				reply = nil
-				for r.dials == 0 {
-					r.sleep(50 * time.Millisecond)
-				}
-				r.open()
+			now := w.reply[:n]
+			w.reply = slices.Clone(w.reply[n:])
+			r.answer(now)
+		}
+	case 6:
+		r.sleep(time.Duration(w.random.IntN(100)) * time.Millisecond)
+		if w.random.IntN(20) == 0 {
+			r.sleep(2 * time.Second)
+		}
+	case 7:
+		if w.random.IntN(10) == 0 {
+			r.fails = errTest
+		}
+		if w.random.IntN(6) == 0 && r.store.conn != nil {
+			if w.random.IntN(2) == 0 {
+				r.pg.read(w.t, &r.sent) // it is done, and the answer is lost
 			}
+			r.conn.closedBy(io.EOF)
 		}
-		r.pg.fail = nil
-		r.answerAll(reply)
-		if len(r.store.gather.ops) > 0 && r.store.gather.held != 0 || r.store.working || r.store.following {
-			t.Fatalf("seed %d: something was left", seed)
+	}
+	w.reconnect()
+}
+
+func (w *walk) reconnect() {
+	r := w.r
+	if r.store.conn != nil {
+		return
+	}
+	r.sent.Reset()
+	w.reply = nil
+	dialed := func() {
+		for r.dials == 0 {
+			r.sleep(50 * time.Millisecond)
 		}
-		places := map[string]int{}
-		for i, m := range r.pg.stored {
-			places[m.transaction] = i
-		}
-		last := map[byte]int{}
-		for i, c := range calls {
-			it := &c.op.Items[0]
-			at, stored := places[string(it.TransactionID)]
-			switch outcome := c.outcome(); outcome {
-			case "queued":
-				if !stored || at < last[byte(i%3)] {
-					t.Fatalf("seed %d: push %d is queued; stored %v, in place %d after %d", seed, i, stored, at, last[byte(i%3)])
-				}
-				last[byte(i%3)] = at
-			case "duplicate":
-				if !stored {
-					t.Fatalf("seed %d: push %d is a duplicate of nothing", seed, i)
-				}
-			case "failed", "unavailable":
-			default:
-				t.Fatalf("seed %d: push %d: %s", seed, i, outcome)
-			}
+	}
+	if dialed(); w.random.IntN(8) == 0 {
+		r.refuse(errTest)
+		dialed()
+	}
+	r.open()
+}
+
+// isSound checks what is always so between two events.
+func (w *walk) isSound() {
+	s := w.r.store
+	for what, is := range map[string]bool{
+		"what is sent behind is in flight there":        s.nextSent == s.behind.busy() && (!s.nextSent || s.following && s.state == busy && s.failure == nil),
+		"a failure waits for what follows":              s.failure == nil || s.state == busy && s.following && s.working,
+		"something is in flight while the lane is busy": (s.state == busy || s.state == probing) == s.pipeline.busy(),
+		"who is busy works":                             s.state != busy || s.working,
+		"nothing stands still":                          s.state != idle || !s.following || len(s.next.Ops()) == 0,
+		"who is down has no connection":                 (s.state == down) == (s.conn == nil),
+	} {
+		if !is {
+			w.t.Fatalf("seed %d: not so: %s", w.seed, what)
 		}
 	}
 }
 
-// answerAll serves the lane until it has nothing left to do.
-func (r *rig) answerAll(reply []byte) {
+// end serves the lane until it has nothing left to do, and compares.
+func (w *walk) end() {
+	r, t := w.r, w.t
+	r.pg.fail, w.depth = nil, 3
 	for range 200 {
-		if r.store.conn == nil {
-			r.sent.Reset()
-			reply = nil
-			for r.dials == 0 {
-				r.sleep(50 * time.Millisecond)
-			}
-			r.open()
-		}
-		reply = append(reply, r.pg.read(r.t, &r.sent)...)
-		if len(reply) > 0 {
-			r.answer(reply)
-			reply = nil
-		}
-		r.pass()
+		w.reconnect()
+		w.reply = append(w.reply, r.pg.read(t, &r.sent)...)
+		now := w.reply
+		w.reply = nil
+		r.answer(now)
 		r.sleep(50 * time.Millisecond)
+	}
+	if s := r.store; s.gather.held != 0 || s.working || s.following {
+		t.Fatalf("seed %d: %d are left", w.seed, s.gather.held)
+	}
+	places := map[string]int{}
+	for i, m := range r.pg.stored {
+		if _, twice := places[m.transaction]; twice {
+			t.Fatalf("seed %d: %s is stored twice", w.seed, m.transaction)
+		}
+		places[m.transaction] = i
+	}
+	var last [3]int
+	for i, c := range w.calls {
+		it, says := &c.op.Items[0], c.outcome()
+		at, stored := places[string(it.TransactionID)]
+		mine := stored && r.pg.messages[r.pg.stored[at]] == it.ID
+		switch {
+		case says == "waits",
+			says == "queued" && (!mine || at < last[i%3]),
+			says == "duplicate" && !stored,
+			says != "queued" && mine && !strings.Contains(c.op.Fault.Message, "may have been stored"):
+			t.Fatalf("seed %d: push %d is %q (%s); stored %v, in place %d after %d", w.seed, i, says, c.op.Fault.Message, mine, at, last[i%3])
+		case says == "queued":
+			last[i%3] = at
+		}
+	}
+	for i, n := range w.back {
+		if before := slices.Index(w.back[:i], n-3); slices.Contains(w.back, n-3) && before < 0 {
+			t.Fatalf("seed %d: %d was given back before %d", w.seed, n, n-3)
+		}
 	}
 }
 

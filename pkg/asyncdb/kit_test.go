@@ -41,6 +41,7 @@ type rig struct {
 	log    bytes.Buffer
 	ids    *queue.IDs
 	queue  queue.Config
+	hints  *queue.Hints // of the store's batches
 	pg     *server
 }
 
@@ -72,6 +73,7 @@ func (r *rig) beside() *rig {
 func (r *rig) on(db *Database) *rig {
 	r.db = db
 	hints := queue.NewHints(0, 0)
+	r.hints = hints
 	r.store = db.newStore(Services{
 		Post:  func(f func()) { r.posts = append(r.posts, f) },
 		Defer: func(f func()) { r.ends = append(r.ends, f) },

@@ -169,6 +169,9 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 	switch {
 	case e == nil:
 		s.proven()
+		if s.pipeline.after {
+			s.conn.voids = 0
+		}
 		s.current.StepDone(nil, now)
 		s.advance(now)
 	case s.nextSent:
@@ -181,6 +184,7 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 // refused takes the failure of current's step. void: it was never begun.
 func (s *Store) refused(e *queue.SQLError, void bool, now time.Duration) {
 	if void {
+		s.conn.voids++
 		s.advance(now)
 		return
 	}

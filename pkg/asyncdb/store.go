@@ -295,8 +295,8 @@ func (s *Store) complete(op *queue.Op, now time.Duration) {
 	op.Done.OpDone(op)
 }
 
-// completeAll hands back a list of ops that a batch gave, which is the batch's memory:
-// nothing that is called from here touches a batch.
+// completeAll hands back a list of ops that a batch gave, which is the batch's memory: nothing
+// that is called from here makes that batch give another.
 func (s *Store) completeAll(ops []*queue.Op, now time.Duration) {
 	for _, op := range ops {
 		s.complete(op, now)

@@ -115,6 +115,7 @@ func (b *Batch) Reset() {
 	b.roll.reset()
 	b.groups, b.kind, b.lost = b.groups[:0], noStep, false
 	b.gather.reset()
+	clear(b.after)
 	b.shrink()
 }
 
@@ -145,12 +146,12 @@ func (b *Batch) Step(now time.Duration) []Statement {
 		case len(b.gather.unknown) > 0:
 			b.kind = resolveStep
 			return b.resolve()
-		case b.h.made >= b.h.analyzeAt:
-			b.kind = analyzeStep
-			return b.analyze()
 		case len(b.gather.rows) == 0:
 			b.endGroup()
 			continue
+		case b.h.made >= b.h.analyzeAt:
+			b.kind = analyzeStep
+			return b.analyze()
 		case g.winners:
 			b.kind = winnersStep
 			return b.winners()

@@ -476,11 +476,16 @@ func (b *Batch) push() []Statement {
 // whether the step that Step has returned last was committed. nil: it may not be the last
 // one. Valid until the next call of any method.
 func (b *Batch) After() [][]byte {
-	n := len(b.gather.rows)
-	if b.kind != pushStep || len(b.groups) != 1 || n == 0 {
+	if b.kind != pushStep || len(b.groups) != 1 || len(b.gather.rows) == 0 {
 		return nil
 	}
-	last := &b.gather.rows[n-1]
+	// Of what is halved later the last request is stored last.
+	last := &b.gather.rows[0]
+	for i := range b.gather.rows {
+		if r := &b.gather.rows[i]; r.entry > last.entry || r.entry == last.entry && r.item > last.item {
+			last = r
+		}
+	}
 	it := b.itemOf(last)
 	if it == nil {
 		return nil
