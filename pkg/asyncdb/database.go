@@ -1,6 +1,7 @@
 package asyncdb
 
 import (
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"sync"
@@ -22,7 +23,8 @@ type Database struct {
 	config Config
 	conn   *pgconn.Config
 
-	manyHosts bool // conn leads to more than one
+	manyHosts bool   // conn leads to more than one
+	nonce     string // this process among all
 
 	// statement gives the SQL of a name.
 	statement func(name string) string
@@ -67,7 +69,7 @@ func Open(c Config) (*Database, error) {
 		return nil, err
 	}
 	db := &Database{
-		config: c, conn: conn, statement: schema.Statement,
+		config: c, conn: conn, statement: schema.Statement, nonce: rand.Text(),
 		warned: make(map[string]bool), said: make(map[string]bool), since: time.Now(),
 	}
 	for _, f := range conn.Fallbacks { // one without TLS leads to the same host

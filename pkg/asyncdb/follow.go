@@ -1,6 +1,7 @@
 package asyncdb
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/queend/queend/pkg/queue"
@@ -14,52 +15,66 @@ import (
 // PostgreSQL goes from one to the other by itself. What waits when there is less would be a
 // small batch, whose commit costs as much as that of a large one: it goes on gathering.
 //
-// Nothing overtakes by it. The second step begins with push_after, which fails unless the first
-// has been committed, and the whole step with it: then both are worked one after the other, as
-// ever.
+// Nothing overtakes by it. A step that may be followed leaves a mark in the session, which a
+// rollback takes away again, and the step behind it begins with push_after, which fails without
+// that mark, and the whole step with it: then both are worked one after the other, as ever.
 
 // followed is a batch that another's step may follow before its own is answered.
 type followed interface {
-	// After gives the params of push_after for the step in flight. nil: it may not be the
-	// last of its batch, or there is nothing to tell its commit by. Valid until the next call
-	// of any method.
-	After() [][]byte
+	// IsLast says that the step in flight is the last of its batch if it is committed.
+	IsLast() bool
 }
 
-const pushAfter = "push_after"
+const (
+	pushMark  = "push_mark"
+	pushAfter = "push_after"
+)
 
 const (
 	// followRows is how many rows make a batch that is worth a commit of its own.
-	followRows = 96
+	followRows = 24
 
 	// followPart is how many rows are to wait for each 100 in flight.
 	followPart = 80
+
+	// markedRows is how many rows a batch has at least that may be followed: a mark is a
+	// statement more, which a few pushes would feel.
+	markedRows = 8
 )
 
 // voidsMax is how many steps in a row may be void though what they followed was committed. More
 // say that here nothing can follow: a pooler deals out the second step to another server
-// connection, where it comes too early, or the role may not see what it stores.
+// connection.
 const voidsMax = 3
 
-// mayFollow says whether what waits is enough to follow the step in flight. With several push
+// canFollow says whether steps may follow each other on this connection. With several push
 // lanes it is their turns that keep PostgreSQL at work.
-func (s *Store) mayFollow() bool {
-	return s.work.Follow && s.gather.rows >= followRows && s.state == busy && !s.following &&
-		100*s.gather.rows >= followPart*s.current.Rows() &&
-		s.db.turns.lanes.Load() < 2 && !s.inline && !s.conn.link.inline && s.conn.voids < voidsMax
+func (s *Store) canFollow() bool {
+	return s.work.Follow && s.db.turns.lanes.Load() < 2 && !s.inline && !s.conn.link.inline && s.conn.voids < voidsMax
+}
+
+// isMarked says whether current's next step, which is about to be sent, may be followed.
+func (s *Store) isMarked() bool {
+	b, ok := s.current.(followed)
+	return ok && s.current.Rows() >= markedRows && b.IsLast() && s.canFollow()
+}
+
+// newMark is a mark that no other step has, of whichever process: a pooler may give sessions to
+// all of them. Valid until the next call.
+func (s *Store) newMark() []byte {
+	s.marks++
+	s.markText = append(s.markText[:0], s.db.nonce...)
+	s.markText = append(s.markText, '-')
+	s.markText = strconv.AppendInt(s.markText, int64(s.id), 10)
+	s.markText = append(s.markText, '-')
+	s.markText = strconv.AppendUint(s.markText, s.marks, 10)
+	return s.markText
 }
 
 // follow sends a batch of what waits behind the step in flight, if there is enough.
 func (s *Store) follow(now time.Duration) {
-	if !s.mayFollow() {
-		return
-	}
-	b, ok := s.current.(followed)
-	if !ok {
-		return
-	}
-	after := b.After()
-	if after == nil {
+	if s.gather.rows < followRows || s.state != busy || s.following || len(s.pipeline.mark) == 0 ||
+		100*s.gather.rows < followPart*s.current.Rows() || !s.canFollow() {
 		return
 	}
 	s.gather.fill(s.next, now)
@@ -71,10 +86,14 @@ func (s *Store) follow(now time.Duration) {
 		s.completeAll(s.next.Decided(), now)
 		return // it is forgotten in its turn
 	}
+	mark := s.newMark()
 	var out []byte
 	var lead int
-	out, lead, s.nextMore = s.encode(s.next, statements, after)
+	out, lead, s.nextMore = s.encode(s.next, statements, s.pipeline.mark, mark)
 	s.behind.begin(s.next, lead, s.parsed)
+	if b, ok := s.next.(followed); ok && b.IsLast() {
+		s.behind.mark = append(s.behind.mark, mark...)
+	}
 	s.behind.after, s.nextSent = true, true
 	s.stats.Steps.Add(1)
 	s.stats.Follows.Add(1)
@@ -118,25 +137,17 @@ func (s *Store) awaitNext(e *queue.SQLError, now time.Duration) {
 	s.frontNext(now)
 }
 
-// nextAnswered takes the answer of next's step after the failure of current's.
-func (s *Store) nextAnswered(e *queue.SQLError, now time.Duration) {
-	switch {
-	case s.left(now):
+// nextAnswered takes the answer of next's step after the failure of current's. It has found no
+// mark, had no effect, and is sent again when current is done. Any other answer is not to be
+// believed.
+func (s *Store) nextAnswered(now time.Duration) {
+	if !s.pipeline.isVoid() {
+		s.stats.Unknowns.Add(1)
 		s.next.Unknown()
-	case e == nil: // what current wanted to store was there: by an earlier try of its own
-		s.proven()
-		s.next.StepDone(nil, now)
-		s.next.Step(now) // which decides what is done; what it returns is asked for again
-	case queue.Classify(e.Code) == queue.ClassUnknown && !s.pipeline.isVoid():
-		s.next.Unknown()
-	default: // it had no effect, and is sent again when current is done
 	}
 	failure, void := s.failure, s.void
 	s.failure, s.state = nil, idle
 	s.refused(failure, void, now)
-	if s.following && !s.nextSent && s.state != down { // else answerDecided does
-		s.completeAll(s.next.Decided(), now)
-	}
 }
 
 // forgetNext is forget for next: what it had in flight may be committed or not.

@@ -143,6 +143,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
+	r.pg.mark = "" // another session
 	at := r.at
 	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax, instance: &at}}
 	r.conn = c
@@ -272,6 +273,8 @@ type server struct {
 	partitions map[[2]string]queue.UUID
 	messages   map[message]queue.UUID
 	stored     []message // in their order
+	mark       string    // of the session's last step
+	believes   bool      // in any mark
 	next       byte
 	steps      int // Syncs answered
 
@@ -356,7 +359,7 @@ func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 			whole = false
 		case 'E':
 		case 'S':
-			r := step{server: p, t: t}
+			r := step{server: p, t: t, mark: p.mark}
 			for i, st := range statements {
 				if parsed[i] {
 					reply = append(reply, encode(&pgproto3.ParseComplete{})...)
@@ -397,6 +400,7 @@ type step struct {
 	*server
 	t     testing.TB
 	added []message
+	mark  string // before
 }
 
 func (s *step) undo() {
@@ -404,6 +408,7 @@ func (s *step) undo() {
 		delete(s.messages, m)
 	}
 	s.stored = s.stored[:len(s.stored)-len(s.added)]
+	s.server.mark = s.mark
 }
 
 func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorResponse) {
@@ -421,12 +426,15 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	case patient:
 		s.patience = append(s.patience, string(params[0]))
 		return done("SELECT 1", [][]byte{params[0]})
+	case pushMark:
+		s.server.mark = string(params[0])
+		return done("SELECT 1", [][]byte{params[0]})
 	case pushAfter:
-		m := message{queue.UUID(params[0]), string(params[1])}
-		if s.messages[m] != queue.UUID(params[2]) {
+		if s.server.mark != string(params[0]) && !s.believes {
 			return nil, refusalOf("ERROR", "22012")
 		}
-		return done("SELECT 1", [][]byte{int8(1)})
+		s.server.mark = string(params[1])
+		return done("SELECT 1", [][]byte{int8(1), params[1]})
 	case "push_queues", "push_heads":
 		return done("INSERT 0 1")
 	case "push_partitions":

@@ -100,8 +100,13 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	if s.nextSent {
 		panic("BUG: a batch that another follows has one more step")
 	}
-	out, lead, allowance := s.encode(s.current, statements, nil)
+	var mark []byte
+	if s.isMarked() {
+		mark = s.newMark()
+	}
+	out, lead, allowance := s.encode(s.current, statements, nil, mark)
 	s.pipeline.begin(s.current, lead, s.parsed)
+	s.pipeline.mark = append(s.pipeline.mark, mark...)
 	s.state, s.sentAt, s.hungAt = busy, now, now+s.db.config.HungAfter+allowance
 	s.stats.Steps.Add(1)
 	s.arm(s.hungAt)
@@ -109,39 +114,46 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 }
 
 // encode makes the bytes of one step of b, and says in parsed which of its statements have a
-// Parse. lead of them are the store's own and come first; after, unless nil, is what push_after
-// asks for. allowance is how much longer than others the step may take.
-func (s *Store) encode(b Batch, statements []queue.Statement, after [][]byte) (out []byte, lead int, allowance time.Duration) {
+// Parse. lead of them are the store's own and come first. mark, unless nil, is what the step is
+// to be known by, and after the mark of the one that it follows. allowance is how much longer
+// than others the step may take.
+func (s *Store) encode(b Batch, statements []queue.Statement, after, mark []byte) (out []byte, lead int, allowance time.Duration) {
 	out, s.parsed = s.out[:0], s.parsed[:0]
-	own := func(sql string, params [][]byte) {
-		lead++
-		out = appendParse(out, sql)
-		out = appendBind(out, "", params)
+	add := func(name, sql string, params [][]byte, whole bool) {
+		if whole {
+			name = ""
+			out = appendParse(out, sql)
+		}
+		out = appendBind(out, name, params)
 		out = appendExecute(out)
-		s.parsed = append(s.parsed, true)
+		s.parsed = append(s.parsed, whole)
 	}
-	if after != nil {
-		own(s.db.statement(pushAfter), after)
+	own := func(name, sql string, params ...[]byte) {
+		lead++
+		add(name, sql, params, name == "")
+	}
+	switch {
+	case after != nil:
+		own(pushAfter, "", after, mark)
+	case mark != nil:
+		own(pushMark, "", mark)
 	}
 	if s.conn.link.lax {
-		own(durable, nil)
+		own("", durable)
 	}
 	// A large request takes longer than others may: the server is told so for this one
 	// transaction, and silence says less.
 	if allowance = queue.Allowance(b.Rows(), b.Bytes()); allowance > 0 {
-		own(patient, [][]byte{[]byte(milliseconds(s.db.config.StatementTimeout + allowance))})
+		own("", patient, []byte(milliseconds(s.db.config.StatementTimeout+allowance)))
 	}
 	for i := range statements {
 		st := &statements[i]
 		whole := st.Unnamed || !s.prepared[st.Name] || s.inline || s.conn.link.inline
-		name := st.Name
+		sql := ""
 		if whole {
-			name = ""
-			out = appendParse(out, s.db.statement(st.Name))
+			sql = s.db.statement(st.Name)
 		}
-		out = appendBind(out, name, st.Params)
-		out = appendExecute(out)
-		s.parsed = append(s.parsed, whole)
+		add(st.Name, sql, st.Params, whole)
 	}
 	out = appendSync(out)
 	s.out = keep(out, outBytesKept)
@@ -156,7 +168,7 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 		s.advance(now)
 		return
 	case s.failure != nil:
-		s.nextAnswered(e, now)
+		s.nextAnswered(now)
 		return
 	case s.left(now):
 		s.unknown()

@@ -23,7 +23,8 @@ import (
 type pipeline struct {
 	rows   rows   // who hears of rows and tags; nil for a probe, which has no statements
 	lead   int    // statements of the store's own before those of rows, which hears nothing of them
-	after  bool   // the first of these is push_after
+	mark   []byte // what the step is known by to the one that follows it; empty: nothing may
+	after  bool   // it follows another: its first statement is push_after
 	parsed []bool // per statement: it was sent with a Parse
 	at     int    // the statement whose replies come now
 	phase  phase
@@ -54,7 +55,8 @@ func (p *pipeline) begin(r rows, lead int, parsed []bool) {
 	if p.phase != quiet {
 		panic("BUG: a step is sent while another is in flight")
 	}
-	p.rows, p.lead, p.after, p.at, p.err = r, lead, false, -1, nil
+	p.rows, p.lead, p.at, p.err = r, lead, -1, nil
+	p.mark, p.after = p.mark[:0], false
 	p.parsed = append(p.parsed[:0], parsed...)
 	p.turn()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +44,8 @@ type Store struct {
 	nextSent  bool            // its step is in flight behind current's
 	nextMore  time.Duration   // and may take so much longer than others
 	behind    pipeline        // of that step
+	marks     uint64          // steps that were marked
+	markText  []byte          // scratch: newMark
 	failure   *queue.SQLError // current's step has failed so, and next's, which is in flight yet, is to be answered first
 	void      bool            // because it was never begun
 
@@ -138,6 +141,10 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 		current: work.NewBatch(), spare: work.NewBatch(), next: work.NewBatch(),
 		downSince: sv.Now(),
 		end:       make(chan struct{}),
+	}
+	if work.Follow {
+		work.Prepare = append(slices.Clip(work.Prepare), pushMark, pushAfter)
+		s.work.Prepare = work.Prepare
 	}
 	s.prepared = make(map[string]bool, len(work.Prepare))
 	for _, name := range work.Prepare {

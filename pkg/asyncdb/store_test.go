@@ -1373,6 +1373,9 @@ func pushing(t testing.TB, n int) func() {
 		&pgproto3.BindComplete{}, &pgproto3.DataRow{Values: [][]byte{make([]byte, 8)}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")},
 		&pgproto3.BindComplete{}, &pgproto3.CommandComplete{CommandTag: fmt.Appendf(nil, "INSERT 0 %d", n)},
 		&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	if n >= markedRows {
+		reply = append(encode(&pgproto3.BindComplete{}, &pgproto3.DataRow{Values: [][]byte{make([]byte, 32)}}, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}), reply...)
+	}
 	ends := make([]func(), 0, 4)
 	r.store.sv.Defer = func(f func()) { ends = append(ends, f) }
 	r.sent.Grow(1 << 20)

@@ -70,7 +70,6 @@ type Batch struct {
 	stmts  []Statement
 	params [][]byte
 	buf    [][]byte // the params' memory
-	after  [][]byte // After's
 	lost   bool     // the last step found its statements lost
 }
 
@@ -115,7 +114,6 @@ func (b *Batch) Reset() {
 	b.roll.reset()
 	b.groups, b.kind, b.lost = b.groups[:0], noStep, false
 	b.gather.reset()
-	clear(b.after)
 	b.shrink()
 }
 

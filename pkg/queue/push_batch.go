@@ -472,27 +472,9 @@ func (b *Batch) push() []Statement {
 	return b.stmts
 }
 
-// After gives the params of push_after, which tells another batch on the same connection
-// whether the step that Step has returned last was committed. nil: it may not be the last
-// one. Valid until the next call of any method.
-func (b *Batch) After() [][]byte {
-	if b.kind != pushStep || len(b.groups) != 1 || len(b.gather.rows) == 0 {
-		return nil
-	}
-	// Of what is halved later the last request is stored last.
-	last := &b.gather.rows[0]
-	for i := range b.gather.rows {
-		if r := &b.gather.rows[i]; r.entry > last.entry || r.entry == last.entry && r.item > last.item {
-			last = r
-		}
-	}
-	it := b.itemOf(last)
-	if it == nil {
-		return nil
-	}
-	b.after = append(b.after[:0], last.partition[:], it.TransactionID, last.id[:])
-	return b.after
-}
+// IsLast says that nothing is left to do when the step that Step has returned last is
+// committed.
+func (b *Batch) IsLast() bool { return b.kind == pushStep && len(b.groups) == 1 }
 
 // The params of push_insert, $1 to $11, and the two more of push_insert_sealed, by their
 // place in buf.
