@@ -208,13 +208,13 @@ func TestAFailureOfTheSecondIsItsOwn(t *testing.T) {
 func TestABatchThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 	r, first, second := twoInFlight(t)
 	third := r.crowd("c", followRows)
-	r.pg.fail = failOf(pushAfter, "22012", 2)
+	r.pg.fail = failOf(pushAfter, "22P02", 2)
 	r.serve()
 	areAll(t, slices.Concat(first, second, third), "queued")
 	r.pg.inOrder(t, "first", "a", "b", "c")
 }
 
-// A batch of one push cannot be halved: it would be told that it divides by zero.
+// A batch of one push cannot be halved: it would be told what was wrong with the mark.
 func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 	for _, alone := range []bool{true, false} {
 		r := upAndResolved(t)
@@ -228,7 +228,7 @@ func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 			return r.push(items...)
 		}
 		calls := []*call{large("b")}
-		r.pg.fail = failOf(pushAfter, "22012", 2)
+		r.pg.fail = failOf(pushAfter, "22P02", 2)
 		if !alone {
 			calls = append(calls, large("c"))
 		}
@@ -247,7 +247,7 @@ func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 
 func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 	r := upAndResolved(t)
-	r.pg.fail = failOf(pushAfter, "22012", 1000)
+	r.pg.fail = failOf(pushAfter, "22P02", 1000)
 	follows := func() uint64 { return r.store.stats.Follows.Load() }
 	for i := range voidsMax {
 		first, second := r.two(fmt.Sprintf("a%d", i), fmt.Sprintf("b%d", i))
@@ -264,7 +264,7 @@ func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 	r.conn.closedBy(io.EOF)
 	r.open()
 	for i := range 2 * voidsMax { // now and then is no rule
-		r.pg.fail = failOf(pushAfter, "22012", 1)
+		r.pg.fail = failOf(pushAfter, "22P02", 1)
 		r.two(fmt.Sprintf("e%d", i), fmt.Sprintf("f%d", i))
 		r.serve()
 		r.two(fmt.Sprintf("g%d", i), fmt.Sprintf("h%d", i))
@@ -575,7 +575,7 @@ func newWalk(t *testing.T) *walk {
 	w := &walk{t: t, seed: rand.Uint64(), r: up(t)}
 	w.random = rand.New(rand.NewPCG(w.seed, 0))
 	w.r.store.work.GiveBack = w.random.IntN(2) == 0
-	codes := []string{"40001", "40P01", "55P03", "57014", "26000", "22021", "57P03", "40003", "23502", "22012"}
+	codes := []string{"40001", "40P01", "55P03", "57014", "26000", "22021", "57P03", "40003", "23502", "22P02"}
 	rate := 20 + w.random.IntN(100)
 	w.r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
 		switch {

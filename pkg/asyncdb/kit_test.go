@@ -431,7 +431,7 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 		return done("SELECT 1", [][]byte{params[0]})
 	case pushAfter:
 		if s.server.mark != string(params[0]) && !s.believes {
-			return nil, refusalOf("ERROR", "22012")
+			return nil, refusalOf("ERROR", "22P02")
 		}
 		s.server.mark = string(params[1])
 		return done("SELECT 1", [][]byte{int8(1), params[1]})
