@@ -26,11 +26,19 @@ func (r *rig) crowd(name string, n int) (all []*call) {
 	return all
 }
 
-func areAll(t *testing.T, calls []*call, want string) {
+func areAll(t testing.TB, calls []*call, want string) {
 	t.Helper()
 	for _, c := range calls {
 		c.is(want)
 	}
+}
+
+// areBothStored checks the crowds "a" and "b".
+func (r *rig) areBothStored(first, second []*call) {
+	r.t.Helper()
+	areAll(r.t, first, "queued")
+	areAll(r.t, second, "queued")
+	r.pg.inOrder(r.t, "first", "a", "b")
 }
 
 // upAndResolved is a lane that knows the partitions of a crowd.
@@ -77,7 +85,7 @@ func (p *server) names() (all []string) {
 }
 
 // inOrder says whether all that begins with one name was stored before all of another.
-func (p *server) inOrder(t *testing.T, names ...string) {
+func (p *server) inOrder(t testing.TB, names ...string) {
 	t.Helper()
 	last := -1
 	for _, stored := range p.names() {
@@ -407,9 +415,7 @@ func TestBothAreFoundAfterALostConnection(t *testing.T) {
 		}
 		r.open()
 		r.serve()
-		areAll(t, first, "queued")
-		areAll(t, second, "queued")
-		r.pg.inOrder(t, "first", "a", "b")
+		r.areBothStored(first, second)
 		if n := len(r.pg.messages); n != 2+2*followRows {
 			t.Errorf("%d messages", n)
 		}
@@ -445,9 +451,7 @@ func TestALossAfterTheFirstHasFailed(t *testing.T) {
 	}
 	r.open()
 	r.serve()
-	areAll(t, first, "queued")
-	areAll(t, second, "queued")
-	r.pg.inOrder(t, "first", "a", "b")
+	r.areBothStored(first, second)
 }
 
 // A server, or what is in between, that lets the second step through though the first has
