@@ -10,7 +10,7 @@
 // # One lane per loop
 //
 // A Store belongs to one loop and has one lane: one connection, on which one batch is
-// in flight at a time. While it is, arriving ops gather, and the lane takes them all
+// in flight, mostly. While it is, arriving ops gather, and the lane takes them all
 // when it is free (batch.go). So an idle server answers after one round trip and a
 // commit, a busy one puts more rows under each commit, no timer is needed for either,
 // and the order of a client's requests is kept without effort. With as much waiting as is

@@ -7,8 +7,8 @@ import (
 )
 
 // Batch is the conversation of some ops with PostgreSQL, as a lane sees it. For a push
-// it is *queue.Batch, where the contract of each method is written. A lane has two
-// and uses them in turn: one is in flight while the other is answered.
+// it is *queue.Batch, where the contract of each method is written. A lane has three
+// and uses them in turn: one is in flight while another is answered, and one may follow it.
 type Batch interface {
 	rows
 	Reset()

@@ -268,6 +268,9 @@ func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 	if follows() != voidsMax {
 		t.Errorf("%d batches followed", follows())
 	}
+	if n := strings.Count(r.log.String(), "does not find"); n != 1 {
+		t.Errorf("that was said %d times", n)
+	}
 	r.serve()
 	r.conn.closedBy(io.EOF)
 	r.open()
@@ -757,7 +760,11 @@ func TestPostgreSQLGoesFromOneBatchToTheNext(t *testing.T) {
 			done = append(done, p.start(fmt.Sprintf("q/p/%s-%d", name, i)))
 		}
 	}
-	crowd("a")
+	var items []string // of one push: it is in flight whole
+	for i := range followRows {
+		items = append(items, fmt.Sprintf("q/p/a-%d", i))
+	}
+	first := p.start(items...)
 	until(t, "a batch is in flight", func() bool { return s.stores[0].Stats().InFlightRows.Load() > 0 })
 	crowd("b")
 	crowd("c")
@@ -769,6 +776,7 @@ func TestPostgreSQLGoesFromOneBatchToTheNext(t *testing.T) {
 	if err := locker.Exec(ctx, "ROLLBACK").Close(); err != nil {
 		t.Fatal(err)
 	}
+	(<-first).is(strings.TrimSpace(strings.Repeat("queued ", followRows)))
 	for _, c := range done {
 		(<-c).is("queued")
 	}

@@ -196,7 +196,9 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 // refused takes the failure of current's step. void: it was never begun.
 func (s *Store) refused(e *queue.SQLError, void bool, now time.Duration) {
 	if void {
-		s.conn.voids++
+		if s.conn.voids++; s.conn.voids == voidsMax {
+			s.db.warnOnce(pushAfter, "what one push leaves in the session the next one does not find (a pooler in transaction mode?); pushes no longer follow each other on this connection, which makes them slower under load")
+		}
 		s.advance(now)
 		return
 	}
