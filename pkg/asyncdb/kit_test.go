@@ -143,7 +143,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
-	r.pg.mark = "" // another session
+	r.pg.mark, r.pg.ended = "", false // another session
 	at := r.at
 	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax, instance: &at}}
 	r.conn = c
@@ -275,6 +275,7 @@ type server struct {
 	stored     []message // in their order
 	mark       string    // of the session's last step
 	believes   bool      // in any mark
+	ended      bool      // the session has: what is sent in it is read by nobody
 	next       byte
 	steps      int // Syncs answered
 
@@ -315,6 +316,10 @@ func encode(messages ...pgproto3.BackendMessage) (b []byte) {
 // read takes the steps that were sent, and returns the answers.
 func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 	t.Helper()
+	if p.ended {
+		sent.Reset()
+		return nil
+	}
 	type bound struct {
 		name   string
 		params [][]byte
@@ -379,6 +384,8 @@ func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 				}
 				reply = append(reply, encode(refused)...)
 				if refused.SeverityUnlocalized == "FATAL" {
+					p.ended = true
+					sent.Reset()
 					return reply
 				}
 				r.undo()
