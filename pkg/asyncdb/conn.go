@@ -271,7 +271,7 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 	s.state, s.downSince, s.rerun = down, now, true
 	s.stats.Losses.Add(1)
 	s.db.laneDown(s.id, why)
-	if s.working || s.following {
+	if s.working { // as always while something follows a batch that is in flight
 		s.sv.Defer(s.answerDecided)
 	}
 	s.redial(now)

@@ -533,6 +533,16 @@ func TestEachEndsWithItsTime(t *testing.T) {
 	}
 }
 
+func TestWhatEndsWhileTheConnectionIsLostIsForgotten(t *testing.T) {
+	r, first, second := twoInFlight(t)
+	r.conn.closedBy(io.EOF)
+	r.sleep(2 * time.Second)
+	areAll(t, append(first, second...), "unavailable")
+	if s := r.store; s.working || s.following || s.stats.InFlightRows.Load() != 0 {
+		t.Errorf("working %v, following %v, %d rows", s.working, s.following, s.stats.InFlightRows.Load())
+	}
+}
+
 func TestTheTimeOfTheSecondBeginsAfterTheFirst(t *testing.T) {
 	r, first, second := twoInFlight(t)
 	one, other := r.cutReply()
