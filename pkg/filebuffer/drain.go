@@ -20,16 +20,19 @@ const (
 	windowRowsMin  = 10
 	windowBytesMax = 1 << 20
 
-	// While others push, who wait for it, a transaction is to take no longer than calmTime
-	// beyond what the shortest took; for that alone it does not get less than windowRowsCalm,
-	// with which it also begins: a server that has just been started is slow at first.
-	calmTime       = 40 * time.Millisecond
+	// A drain begins with windowRowsCalm: a server that has just been started is slow at
+	// first. While others push, who wait for it, it has no more than its pace needs.
 	windowRowsCalm = 200
 
+	// paceTimes is how many times as fast as others push the drain is to deliver, with some
+	// room above twice, at which it counts as crowded.
+	paceTimes = 2.5
+
 	// closeRows is how small a batch must be that has read to the end, for the buffer to
-	// close behind it, if it is expected to take no longer than calmTime: who comes then is
+	// close behind it, if it is expected to take no longer than closeTime: who comes then is
 	// held until it is done.
 	closeRows = 300
+	closeTime = 40 * time.Millisecond
 
 	// closeEnds is after how many batches in a row that have read to the end it closes
 	// whatever their size.
@@ -125,15 +128,13 @@ type drainer struct {
 	op      queue.Op              // the window
 	last    uint64                // the last record in it
 	rows    int                   // that it may have now
-	least   time.Duration         // that a batch has taken; 0: none yet
 	row     time.Duration         // that one of its rows took, in the last batch
 	due     time.Duration         // when it is to be done; counted anew after trouble
 	ids     map[string]queue.UUID // the last id of each partition in it
 	key     []byte                // scratch
 	done    chan struct{}
 	ends    int    // so many windows in a row have read to the end
-	good    bool   // a batch was stored since the buffer was last empty, and no trouble met since
-	live    uint64 // pushes that had come when the last batch was done
+	live    uint64 // messages that had been pushed when the last batch was done
 	waits   bool   // trouble was met and said
 	careful bool   // PostgreSQL has not managed what it was given, in this outage
 	rate    rate
@@ -174,27 +175,30 @@ func (b *Buffer) drain(to Replay) {
 		}
 		began, rows := b.o.Now(), d.rows
 		d.deliver()
-		d.rest(b.o.Now()-began, d.rows < rows)
+		if rest := d.rest(b.o.Now()-began, d.rows < rows); rest > 0 {
+			b.pause(rest)
+		}
 	}
 }
 
 // begin begins to count, and to see how much PostgreSQL takes.
 func (d *drainer) begin() {
 	d.rate.begin(d.b)
-	d.rows, d.least, d.row, d.careful, d.good = windowRowsCalm, 0, 0, false, false
+	d.rows, d.row, d.careful = windowRowsCalm, 0, false
+	d.b.delivering.Store(false)
 }
 
 // mayClose says whether the buffer may close behind the window, which has read to the end.
 func (d *drainer) mayClose() bool {
 	n := len(d.op.Items)
-	return d.good && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= calmTime)
+	return d.b.delivering.Load() && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= closeTime)
 }
 
-// rest leaves room for live pushes: after a batch it does nothing for as long as the batch
-// took, and takes less or more the next time; if any came meanwhile, nobody is held until
-// it has caught up, and it will be done in time all the same. cut: PostgreSQL has not
-// managed as much.
-func (d *drainer) rest(took time.Duration, cut bool) {
+// rest leaves room for live pushes: it says how long to do nothing after a batch, which is as
+// long as that took, and has no more taken the next time than is needed; if any came
+// meanwhile, nobody is held until it has caught up, it keeps its pace, and will be done in
+// time all the same. cut: PostgreSQL has not managed as much.
+func (d *drainer) rest(took time.Duration, cut bool) time.Duration {
 	b := d.b
 	live := b.stats.Buffered.Load()
 	b.mu.Lock()
@@ -203,19 +207,37 @@ func (d *drainer) rest(took time.Duration, cut bool) {
 	}
 	held := b.closing || b.crowded.Load()
 	b.mu.Unlock()
-	n := len(d.op.Items)
-	share := live != d.live && !held && inTime(n, took, int(b.stats.Pending.Load()), d.due-b.o.Now())
-	if d.least == 0 || took < d.least {
-		d.least = took
-	}
+	n, came := len(d.op.Items), live-d.live
+	p := paceOf(n, came)
+	share := came > 0 && !held && p != paceSlow && inTime(n, took, int(b.stats.Pending.Load()), d.due-b.o.Now())
 	d.careful = d.careful || cut
 	if !cut && n >= d.rows {
-		d.rows = nextRows(d.rows, share, d.careful, took-d.least)
-	}
-	if share {
-		b.pause(min(took, restMax))
+		d.rows = nextRows(d.rows, share, p == paceSpare, d.careful)
 	}
 	d.live = live
+	if !share {
+		return 0
+	}
+	return min(took, restMax)
+}
+
+// pace is how a batch compares with what others pushed since the one before it.
+type pace int
+
+const (
+	paceSlow  pace = iota // it is less than paceTimes as much
+	paceKept              // it is as much
+	paceSpare             // half of it would be
+)
+
+func paceOf(rows int, came uint64) pace {
+	switch need := paceTimes * float64(came); {
+	case float64(rows) < need:
+		return paceSlow
+	case float64(rows) < 2*need:
+		return paceKept
+	}
+	return paceSpare
 }
 
 // inTime says whether so many messages are delivered within until, when batches of rows
@@ -225,14 +247,14 @@ func inTime(rows int, took time.Duration, left int, until time.Duration) bool {
 	return float64(left)*float64(each) <= float64(rows)*float64(until)
 }
 
-// nextRows is how many rows a transaction may have after one of rows that took so much
-// longer than the shortest: a commit may take long, whatever is in it. share: others push
-// meanwhile. careful: PostgreSQL did not manage as much as it was given, once.
-func nextRows(rows int, share, careful bool, longer time.Duration) int {
+// nextRows is how many rows a transaction may have after one of rows. share: others push
+// meanwhile, and it may give way to them; spare: half as many would do. careful: PostgreSQL
+// did not manage as much as it was given, once.
+func nextRows(rows int, share, spare, careful bool) int {
 	switch {
-	case share && longer > calmTime && rows > windowRowsCalm:
+	case share && rows >= windowRowsCalm && spare:
 		return max(rows/2, windowRowsCalm)
-	case share && longer >= calmTime/2 && rows >= windowRowsCalm:
+	case share && rows >= windowRowsCalm:
 		return rows
 	case careful:
 		return min(rows+max(rows/4, 1), windowRowsMax)
@@ -280,6 +302,7 @@ func (b *Buffer) emptied(groups uint64) bool {
 	// What was counted and not found at its time is damaged, and set aside.
 	b.gate.forget()
 	b.stats.Pending.Store(0)
+	b.delivering.Store(false)
 	holding := b.crowded.Swap(false) || b.closing
 	b.closing = false
 	b.lift()
@@ -456,10 +479,10 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 
 // isGood says that PostgreSQL takes what is on disk: what is there now has its time from then on.
 func (d *drainer) isGood() {
-	if !d.good {
+	if !d.b.delivering.Swap(true) {
 		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.Pending.Load())*(time.Second/dueRate)
 	}
-	d.waits, d.good = false, true
+	d.waits = false
 }
 
 // refused says that trying again would change nothing.
@@ -500,7 +523,7 @@ func (d *drainer) set(line Poisoned) bool {
 
 // trouble says, once, why the drain does not go on, and waits a moment.
 func (d *drainer) trouble(sentence string) {
-	d.good = false
+	d.b.delivering.Store(false)
 	d.b.crowded.Store(false)
 	d.rate.begin(d.b)
 	if !d.waits {

@@ -100,6 +100,10 @@ type Buffer struct {
 	// clear says that no push need ask the gate. It is true only while nothing is gated.
 	clear atomic.Bool
 
+	// delivering says that the drain has stored a batch since the buffer was last empty, and
+	// has met no trouble since. The drain changes it.
+	delivering atomic.Bool
+
 	// crowded says that pushes come faster than the drain can catch up with. Those into
 	// gated partitions are held for HoldMax before they are written, so that their
 	// producers leave it room; until the buffer is empty.

@@ -847,6 +847,41 @@ func TestANilBufferCanBeClosed(t *testing.T) {
 	}
 }
 
+// While the drain delivers, pushes are written in groups; during an outage each at once.
+func TestPushesAreWrittenInGroupsWhileTheDrainDelivers(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.settle()
+		w.outage(true)
+		push := func(ended int) *push {
+			p := w.push(1, 0, "a")
+			w.settle()
+			if p.ended != ended {
+				w.errorf("%s ended %d times, not %d", p.messages[0].tx, p.ended, ended)
+			}
+			return p
+		}
+		push(1)
+		push(1)
+		w.sleep(groupEvery)
+		w.b.delivering.Store(true)
+		push(1)
+		b, c := push(0), push(0)
+		groups := w.b.groups.Load()
+		w.sleep(groupEvery - 1)
+		if n := w.b.groups.Load() - groups; n != 0 {
+			w.errorf("they are written %d times before their time", n)
+		}
+		w.sleep(1)
+		b.is(stored, "buffered")
+		c.is(stored, "buffered")
+		if n := w.b.groups.Load() - groups; n != 1 {
+			w.errorf("they are written in %d groups", n)
+		}
+		return w.ended()
+	})
+}
+
 // What was written since the drain has read to the end keeps the gate shut.
 func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
@@ -863,26 +898,39 @@ func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 	})
 }
 
-func TestADrainTakesAsMuchAtOnceAsOthersCanBear(t *testing.T) {
-	const short, long = calmTime / 4, 2 * calmTime
+func TestADrainTakesNoMoreAtOnceThanItsPaceNeeds(t *testing.T) {
 	for _, c := range []struct {
-		rows           int
-		share, careful bool
-		longer         time.Duration
-		want           int
+		rows                  int
+		share, spare, careful bool
+		want                  int
 	}{
-		{windowRowsCalm, true, false, short, 2 * windowRowsCalm},
-		{windowRowsCalm, true, false, calmTime, windowRowsCalm},     // nor is it to have less
-		{windowRowsCalm, true, false, long, windowRowsCalm},         // others would gain nothing
-		{4 * windowRowsCalm, true, false, long, 2 * windowRowsCalm}, // nobody is to wait so long
-		{4 * windowRowsCalm, false, false, long, windowRowsMax},     // nobody waits
-		{windowRowsMax, true, false, short, windowRowsMax},
-		{windowRowsMin, true, false, long, 2 * windowRowsMin},
-		{windowRowsCalm, true, true, short, windowRowsCalm * 5 / 4}, // it has been too much before
-		{windowRowsMin, true, true, long, windowRowsMin * 5 / 4},
+		{windowRowsCalm, true, false, false, windowRowsCalm},
+		{windowRowsCalm, true, true, false, windowRowsCalm}, // nor is it to have less
+		{4 * windowRowsCalm, true, false, false, 4 * windowRowsCalm},
+		{4 * windowRowsCalm, true, true, false, 2 * windowRowsCalm}, // nobody is to wait so long
+		{windowRowsCalm, false, true, false, 2 * windowRowsCalm},
+		{windowRowsMax, false, false, false, windowRowsMax},
+		{windowRowsMin, true, true, false, 2 * windowRowsMin},
+		{windowRowsCalm, false, false, true, windowRowsCalm * 5 / 4}, // it has been too much before
+		{windowRowsMin, true, true, true, windowRowsMin * 5 / 4},
 	} {
-		if got := nextRows(c.rows, c.share, c.careful, c.longer); got != c.want {
-			t.Errorf("after %d rows (others push %v, careful %v) in %v more: %d, not %d", c.rows, c.share, c.careful, c.longer, got, c.want)
+		if got := nextRows(c.rows, c.share, c.spare, c.careful); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+	for _, c := range []struct {
+		rows int
+		came uint64
+		want pace
+	}{
+		{249, 100, paceSlow},
+		{250, 100, paceKept},
+		{499, 100, paceKept},
+		{500, 100, paceSpare},
+		{1, 0, paceSpare},
+	} {
+		if got := paceOf(c.rows, c.came); got != c.want {
+			t.Errorf("%d delivered and %d pushed: %d, not %d", c.rows, c.came, got, c.want)
 		}
 	}
 }
@@ -926,23 +974,35 @@ func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
 	if d.isGood(); d.due != time.Hour+dueTime+2*time.Second {
 		t.Error("each batch puts it off")
 	}
-	d.good = false
+	b.delivering.Store(false)
 	if d.isGood(); d.due != now+dueTime+2*time.Second {
 		t.Error("the time of the trouble counts")
 	}
 
-	if d.begin(); d.good {
+	if d.begin(); b.delivering.Load() {
 		t.Error("after maintenance mode the time before it counts")
 	}
-	for left, want := range map[int64]int{1: windowRowsCalm, 1 << 30: 2 * windowRowsCalm} {
+	for _, c := range []struct {
+		left int64
+		came uint64
+		held bool
+		rest time.Duration
+		rows int
+	}{
+		{1, 1, false, restMax, windowRowsCalm},
+		{1, windowRowsCalm / paceTimes, false, restMax, 2 * windowRowsCalm}, // more could not be
+		{1, 1 + windowRowsCalm/paceTimes, false, 0, 4 * windowRowsCalm},     // it would not keep its pace
+		{1 << 30, 1, false, 0, 4 * windowRowsCalm},                          // it would be late
+		{1, 1, true, 0, 4 * windowRowsCalm},                                 // they wait for its end
+		{1, 0, false, 0, 4 * windowRowsCalm},                                // nobody pushes
+	} {
 		d.begin()
-		d.least = 1 // others would feel more
-		b.stats.Pending.Store(left)
-		d.op.Items, d.live = make([]queue.Item, windowRowsCalm), 1 // others push
-		began := time.Now()
-		d.rest(restMax, false)
-		if took := time.Since(began); d.rows != want || left == 1 && took < restMax {
-			t.Errorf("%d are left: it rests for %v, and takes %d rows", left, took, d.rows)
+		d.rows, b.closing = 2*windowRowsCalm, c.held
+		b.stats.Pending.Store(c.left)
+		d.op.Items, d.live = make([]queue.Item, 2*windowRowsCalm), 1000
+		b.stats.Buffered.Store(1000 + 2*c.came)
+		if rest := d.rest(restMax, false); d.rows != c.rows || rest != c.rest {
+			t.Errorf("%+v: it rests for %v, and takes %d rows", c, rest, d.rows)
 		}
 	}
 }
@@ -984,7 +1044,7 @@ func TestHowLongARowTakesIsWithoutTheTrouble(t *testing.T) {
 // The buffer closes behind a batch that is small, and takes no longer than others can bear;
 // or when it has read to the end again and again.
 func TestTheBufferClosesBehindASmallAndQuickBatch(t *testing.T) {
-	quick := calmTime / closeRows
+	quick := closeTime / closeRows
 	for _, c := range []struct {
 		n, ends int
 		row     time.Duration
@@ -998,7 +1058,8 @@ func TestTheBufferClosesBehindASmallAndQuickBatch(t *testing.T) {
 		{closeRows + 1, closeEnds, 2 * quick, true, true},
 		{1, closeEnds, quick, false, false},
 	} {
-		d := &drainer{good: c.good, ends: c.ends, row: c.row}
+		d := &drainer{b: &Buffer{}, ends: c.ends, row: c.row}
+		d.b.delivering.Store(c.good)
 		d.op.Items = make([]queue.Item, c.n)
 		if got := d.mayClose(); got != c.want {
 			t.Errorf("%+v: %v", c, got)

@@ -23,7 +23,7 @@ type Store struct {
 	sv    Services
 	inner queue.Store
 
-	passed atomic.Uint64 // pushes that went the direct way
+	passed atomic.Uint64 // messages that went the direct way
 
 	held      []*queue.Op // while the buffer closes, in order
 	heldBytes int
@@ -81,7 +81,7 @@ func (s *Store) passes(op *queue.Op) bool {
 func (s *Store) Cancel(op *queue.Op) {}
 
 func (s *Store) direct(op *queue.Op) {
-	s.passed.Add(1)
+	s.passed.Add(uint64(len(op.Items)))
 	op.Wrap(s)
 	s.inner.Do(op)
 }
