@@ -629,6 +629,10 @@ func (s *server) stop() {
 		for _, poll := range s.polls {
 			poll.Close()
 		}
+		for _, l := range s.lanes {
+			l.pop.Hasten() // pops, and what they ask before they wait
+			l.watch.Hasten()
+		}
 		if err := s.loops.Drain(ctx); err != nil {
 			s.log.Warn().Err(err).Msg("some clients did not get their answer in time")
 		}

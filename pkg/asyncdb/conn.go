@@ -276,6 +276,9 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 	}
 	s.redial(now)
 	s.armGiveBack()
+	if s.hasty {
+		s.sv.Defer(s.refuseUnconnected)
+	}
 }
 
 // answerDecided completes what the end of a connection has decided: ops that are not to run

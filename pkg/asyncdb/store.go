@@ -84,6 +84,7 @@ type Store struct {
 	turnArmed bool          // a timer is set for that
 
 	closing bool
+	hasty   bool // nothing waits for a connection any more
 	closed  bool
 	end     chan struct{}  // closed when the store has ended
 	helpers sync.WaitGroup // goroutines that dial and copy
@@ -165,7 +166,7 @@ func (s *Store) Stats() *Stats { return &s.stats }
 func (s *Store) Do(op *queue.Op) {
 	now := s.sv.Now()
 	switch {
-	case s.closing:
+	case s.closing, s.hasty && s.state == down:
 		s.refuse(op, queue.Unavailable, refusedClosed)
 		return
 	case s.knownAway(now):
@@ -346,22 +347,47 @@ func (s *Store) Close(ctx context.Context) error {
 // closeGrace is how long a loop that runs can need, at most, to run what was posted.
 const closeGrace = 10 * time.Second
 
+// Hasten is for a server that is about to stop, and has clients who are to hear of it at
+// once: from now on nothing waits for a connection. What may be done already, on one that
+// was lost, is settled all the same. Any goroutine.
+func (s *Store) Hasten() {
+	s.sv.Post(func() {
+		s.hasty = true
+		s.refuseUnconnected()
+	})
+}
+
+// refuseUnconnected refuses what waits for a connection, if it is not to.
+func (s *Store) refuseUnconnected() {
+	if !s.hasty || s.closed || s.state != down {
+		return
+	}
+	s.refuseWaiting()
+	s.gauge()
+	s.endIfDone()
+}
+
+// refuseWaiting completes the ops that are in no batch yet.
+func (s *Store) refuseWaiting() {
+	now := s.sv.Now()
+	for s.gather.waiting() > 0 {
+		op := s.gather.pop()
+		op.Fault = queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}
+		s.complete(op, now)
+	}
+}
+
 // giveUp completes every op that is still here.
 func (s *Store) giveUp() {
 	if s.closed {
 		return
 	}
+	s.refuseWaiting()
 	now := s.sv.Now()
-	fault := queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}
-	for s.gather.waiting() > 0 {
-		op := s.gather.pop()
-		op.Fault = fault
-		s.complete(op, now)
-	}
 	s.handBack(now, func(b Batch) {
 		// What is in flight may be done all the same: its own sentence says so.
 		s.completeAll(b.Expire(math.MaxInt64), now)
-		b.Fail(fault)
+		b.Fail(queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)})
 	})
 }
 

@@ -111,6 +111,47 @@ func TestAStoreThatGivesUpSaysWhatMayBeDone(t *testing.T) {
 	}
 }
 
+// When the server stops, what waits for a connection is told so at once, also when that is
+// lost later, and what comes then; what may be stored already is settled first.
+func TestNothingWaitsForAConnectionInAHurry(t *testing.T) {
+	r := up(t)
+	sent := r.push("q/p/1")
+	r.pass()
+	r.answer(r.pg.read(t, &r.sent)) // resolved; now the push is under way
+	waiting := r.push("q/p/2")
+	r.store.Hasten()
+	r.pass()
+	waiting.is("waits") // there is a connection
+	r.conn.closedBy(errTest)
+	r.pass()
+	comes := r.push("q/p/3")
+	for _, c := range []*call{waiting, comes} {
+		if got := c.op.Fault; got.Code != queue.Unavailable || got.Message != string(refusedClosed) {
+			t.Errorf("%+v", got)
+		}
+	}
+	sent.is("waits")
+	r.open()
+	r.serve()
+	sent.is("queued")
+
+	r = up(t)
+	r.conn.closedBy(errTest)
+	r.pass()
+	waiting = r.push("q/p/1")
+	waiting.is("waits")
+	end := r.ending(t.Context())
+	r.pass()
+	r.store.Hasten()
+	r.pass()
+	if got := waiting.op.Fault; got.Message != string(refusedClosed) {
+		t.Errorf("%+v", got)
+	}
+	if err := <-end; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpsKnowTheirTimes(t *testing.T) {
 	r := up(t)
 	a := r.push("q/p/1")
