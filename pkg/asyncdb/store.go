@@ -84,7 +84,7 @@ type Store struct {
 	turnArmed bool          // a timer is set for that
 
 	closing bool
-	hasty   bool // nothing waits for a connection any more
+	hasty   bool // Hasten was called
 	closed  bool
 	end     chan struct{}  // closed when the store has ended
 	helpers sync.WaitGroup // goroutines that dial and copy
@@ -348,8 +348,8 @@ func (s *Store) Close(ctx context.Context) error {
 const closeGrace = 10 * time.Second
 
 // Hasten is for a server that is about to stop, and has clients who are to hear of it at
-// once: from now on nothing waits for a connection. What may be done already, on one that
-// was lost, is settled all the same. Any goroutine.
+// once: from now on nothing waits for a connection where there is none, but what may be done
+// already. It is not for a store that gives back. Any goroutine.
 func (s *Store) Hasten() {
 	s.sv.Post(func() {
 		s.hasty = true
@@ -363,8 +363,21 @@ func (s *Store) refuseUnconnected() {
 		return
 	}
 	s.refuseWaiting()
+	if !s.mayBeStored() {
+		s.handBack(s.sv.Now(), func(b Batch) { b.Fail(queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}) })
+	}
 	s.gauge()
 	s.endIfDone()
+}
+
+// mayBeStored says whether anything that is worked on may be done already.
+func (s *Store) mayBeStored() bool {
+	for _, b := range s.atWork() {
+		if b != nil && b.MayBeStored() {
+			return true
+		}
+	}
+	return false
 }
 
 // refuseWaiting completes the ops that are in no batch yet.

@@ -136,6 +136,21 @@ func TestNothingWaitsForAConnectionInAHurry(t *testing.T) {
 	sent.is("queued")
 
 	r = up(t)
+	asks := r.push("q/p/1")
+	r.pass() // under way is a question, which does nothing
+	r.store.Hasten()
+	r.conn.closedBy(errTest)
+	r.pass()
+	if got := asks.op.Fault; got.Message != string(refusedClosed) {
+		t.Errorf("%+v", got)
+	}
+	r.open()
+	again := r.push("q/p/1")
+	r.pass()
+	r.serve()
+	again.is("queued")
+
+	r = up(t)
 	r.conn.closedBy(errTest)
 	r.pass()
 	waiting = r.push("q/p/1")

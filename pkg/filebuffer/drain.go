@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/queend/queend/pkg/filebuffer/journal"
@@ -25,7 +26,7 @@ const (
 	windowRowsCalm = 200
 
 	// paceTimes is how many times as fast as others push the drain is to deliver, with some
-	// room above twice, at which it counts as crowded.
+	// room above twice: when of what it delivers more than half comes back, it is crowded.
 	paceTimes = 2.5
 
 	// closeRows is how small a batch must be that has read to the end, for the buffer to
@@ -133,10 +134,10 @@ type drainer struct {
 	ids     map[string]queue.UUID // the last id of each partition in it
 	key     []byte                // scratch
 	done    chan struct{}
-	ends    int    // so many windows in a row have read to the end
-	live    uint64 // messages that had been pushed when the last batch was done
-	waits   bool   // trouble was met and said
-	careful bool   // PostgreSQL has not managed what it was given, in this outage
+	ends    int  // so many windows in a row have read to the end
+	seen    came // by the end of the last batch
+	waits   bool // trouble was met and said
+	careful bool // PostgreSQL has not managed what it was given, in this outage
 	rate    rate
 }
 
@@ -152,6 +153,7 @@ func (b *Buffer) drain(to Replay) {
 	d.begin()
 	defer b.flushAll() // what is held waits for nothing now
 	defer b.reopen()
+	defer b.delivering.Store(false)
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
 			<-b.drainWaker()
@@ -161,9 +163,14 @@ func (b *Buffer) drain(to Replay) {
 		groups := b.groups.Load()
 		end := d.read()
 		if d.last == 0 {
-			if end && b.emptied(groups) {
-				<-b.drainWaker()
-				d.begin()
+			if end {
+				switch b.emptied(groups) {
+				case writing:
+					<-b.drainWaker()
+				case empty:
+					<-b.drainWaker()
+					d.begin()
+				}
 			}
 			continue
 		}
@@ -184,7 +191,7 @@ func (b *Buffer) drain(to Replay) {
 // begin begins to count, and to see how much PostgreSQL takes.
 func (d *drainer) begin() {
 	d.rate.begin(d.b)
-	d.rows, d.row, d.careful = windowRowsCalm, 0, false
+	d.rows, d.row, d.careful, d.seen = windowRowsCalm, 0, false, d.b.came()
 	d.b.delivering.Store(false)
 }
 
@@ -194,50 +201,57 @@ func (d *drainer) mayClose() bool {
 	return d.b.delivering.Load() && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= closeTime)
 }
 
-// rest leaves room for live pushes: it says how long to do nothing after a batch, which is as
-// long as that took, and has no more taken the next time than is needed; if any came
-// meanwhile, nobody is held until it has caught up, it keeps its pace, and will be done in
-// time all the same. cut: PostgreSQL has not managed as much.
+// came is what others have pushed, in messages, by a moment.
+type came struct {
+	at   time.Duration
+	all  uint64
+	back uint64 // of these to disk: the drain will have them too
+}
+
+func (b *Buffer) came() came {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := came{at: b.o.Now(), back: b.stats.Buffered.Load()}
+	c.all = c.back
+	for _, s := range b.stores {
+		c.all += s.passed.Load()
+	}
+	return c
+}
+
+// rest leaves room for live pushes, if any came: it says how long to do nothing after a batch,
+// mostly as long as that took, and has no more taken the next time than is needed. Unless they
+// wait for the drain's end, it would not keep its pace with what comes back to disk, or would
+// be late. cut: PostgreSQL has not managed as much.
 func (d *drainer) rest(took time.Duration, cut bool) time.Duration {
 	b := d.b
-	live := b.stats.Buffered.Load()
 	b.mu.Lock()
-	for _, s := range b.stores {
-		live += s.passed.Load()
-	}
 	held := b.closing || b.crowded.Load()
 	b.mu.Unlock()
-	n, came := len(d.op.Items), live-d.live
-	p := paceOf(n, came)
-	share := came > 0 && !held && p != paceSlow && inTime(n, took, int(b.stats.Pending.Load()), d.due-b.o.Now())
+	n, now := len(d.op.Items), b.came()
+	since := max(now.at-d.seen.at, 1)
+	all, back := now.all-d.seen.all, now.back-d.seen.back
+	d.seen = now
+	rest := min(took, restMax, cycle(n, back, since)-took)
+	share := all > 0 && !held && rest > 0 && inTime(n, took, int(b.stats.Pending.Load()), d.due-now.at)
 	d.careful = d.careful || cut
 	if !cut && n >= d.rows {
-		d.rows = nextRows(d.rows, share, p == paceSpare, d.careful)
+		need := cycle(n, all, since)
+		d.rows = nextRows(d.rows, share && need >= took+rest, need/2 >= took+rest, d.careful)
 	}
-	d.live = live
 	if !share {
 		return 0
 	}
-	return min(took, restMax)
+	return rest
 }
 
-// pace is how a batch compares with what others pushed since the one before it.
-type pace int
-
-const (
-	paceSlow  pace = iota // it is less than paceTimes as much
-	paceKept              // it is as much
-	paceSpare             // half of it would be
-)
-
-func paceOf(rows int, came uint64) pace {
-	switch need := paceTimes * float64(came); {
-	case float64(rows) < need:
-		return paceSlow
-	case float64(rows) < 2*need:
-		return paceKept
+// cycle is how long so many rows may take, rest and all, to be paceTimes as many as came
+// since.
+func cycle(rows int, came uint64, since time.Duration) time.Duration {
+	if came == 0 {
+		return math.MaxInt64
 	}
-	return paceSpare
+	return time.Duration(float64(since) * float64(rows) / (paceTimes * float64(came)))
 }
 
 // inTime says whether so many messages are delivered within until, when batches of rows
@@ -248,8 +262,8 @@ func inTime(rows int, took time.Duration, left int, until time.Duration) bool {
 }
 
 // nextRows is how many rows a transaction may have after one of rows. share: others push
-// meanwhile, and it may give way to them; spare: half as many would do. careful: PostgreSQL
-// did not manage as much as it was given, once.
+// meanwhile, and with so many it may give way to them; spare: half as many would do. careful:
+// PostgreSQL did not manage as much as it was given, once.
 func nextRows(rows int, share, spare, careful bool) int {
 	switch {
 	case share && rows >= windowRowsCalm && spare:
@@ -287,17 +301,25 @@ func (b *Buffer) close() {
 	b.mu.Unlock()
 }
 
-// emptied lifts the gate: nothing was on disk when so many groups had been written. false:
-// more has come since, or is on its way.
-func (b *Buffer) emptied(groups uint64) bool {
+// ending is what follows when the drain has read to the end.
+type ending int
+
+const (
+	more    ending = iota // there is more on disk already
+	writing               // there will be; its end wakes the drain
+	empty                 // nothing is there, and the gate is lifted
+)
+
+// emptied lifts the gate, if nothing has come since so many groups had been written.
+func (b *Buffer) emptied(groups uint64) ending {
 	b.mu.Lock()
 	if b.groups.Load() != groups {
 		b.mu.Unlock()
-		return false
+		return more
 	}
 	if len(b.waiting)+len(b.writing) > 0 {
 		b.mu.Unlock()
-		return true // its end wakes us
+		return writing
 	}
 	// What was counted and not found at its time is damaged, and set aside.
 	b.gate.forget()
@@ -315,7 +337,7 @@ func (b *Buffer) emptied(groups uint64) bool {
 	if holding {
 		b.flushAll()
 	}
-	return true
+	return empty
 }
 
 // read fills the window with what comes next; end: that is all there is now.
@@ -480,6 +502,7 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 // isGood says that PostgreSQL takes what is on disk: what is there now has its time from then on.
 func (d *drainer) isGood() {
 	if !d.b.delivering.Swap(true) {
+		d.seen = d.b.came()
 		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.Pending.Load())*(time.Second/dueRate)
 	}
 	d.waits = false

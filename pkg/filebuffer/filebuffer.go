@@ -100,8 +100,8 @@ type Buffer struct {
 	// clear says that no push need ask the gate. It is true only while nothing is gated.
 	clear atomic.Bool
 
-	// delivering says that the drain has stored a batch since the buffer was last empty, and
-	// has met no trouble since. The drain changes it.
+	// delivering says that the drain has stored a batch since it began, and has met no trouble
+	// since; it begins anew when the buffer was empty, or in maintenance mode. It changes it.
 	delivering atomic.Bool
 
 	// crowded says that pushes come faster than the drain can catch up with. Those into

@@ -47,8 +47,8 @@ func TestPushesGoTheDirectWayWhileAllIsWell(t *testing.T) {
 		w.flow()
 		a.is(stored, "")
 		b.is(stored, "")
-		if n := w.b.stats.Buffered.Load(); n != 0 {
-			w.errorf("%d were buffered", n)
+		if c := w.b.came(); c.all != 3 || c.back != 0 {
+			w.errorf("of what came, %d, to disk %d", c.all, c.back)
 		}
 		return w.ended()
 	})
@@ -78,6 +78,9 @@ func TestAnOutageIsHiddenFromProducers(t *testing.T) {
 		w.lanes[1].happen(1)
 		w.lanes[1].answer()
 		direct.is(stored, "")
+		if c := w.b.came(); c.all != 5 || c.back != 4 {
+			w.errorf("of what came, %d, to disk %d", c.all, c.back)
+		}
 		w.quiet()
 		w.wantOrder("a", 0, 1, 2)
 		return w.ended()
@@ -847,6 +850,46 @@ func TestANilBufferCanBeClosed(t *testing.T) {
 	}
 }
 
+// The drain delivers from the first batch that is stored to the end of the buffer, to the next
+// trouble, or to maintenance mode.
+func TestItIsKnownWhetherTheDrainDelivers(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.drain()
+		w.settle()
+		is := func(want bool, when string) {
+			if got := w.b.delivering.Load(); got != want {
+				w.errorf("%s: %v", when, got)
+			}
+		}
+		backlog := func() {
+			w.outage(true)
+			for range 2 * windowRowsCalm {
+				w.push(1, 0, "a")
+				w.settle()
+			}
+			is(false, "during an outage")
+			w.outage(false)
+			w.sleep(2 * retryPause)
+			w.replay.happen(1)
+			is(false, "before the first batch is answered")
+			w.replay.answer()
+			w.settle()
+			is(true, "after it")
+		}
+		backlog()
+		w.quiet()
+		is(false, "when all is delivered")
+		backlog()
+		w.outage(true)
+		w.settle()
+		is(false, "after trouble")
+		w.outage(false)
+		w.quiet()
+		return w.ended()
+	})
+}
+
 // While the drain delivers, pushes are written in groups; during an outage each at once.
 func TestPushesAreWrittenInGroupsWhileTheDrainDelivers(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
@@ -887,11 +930,21 @@ func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := newWorld(t, 1)
 		w.settle()
+		w.b.delivering.Store(true)
 		groups := w.b.groups.Load()
+		if w.b.emptied(groups) != empty || !w.b.clear.Load() || w.b.delivering.Load() {
+			w.errorf("nothing is there, and the gate stays shut")
+		}
 		w.outage(true)
+		w.disk.hang()
 		w.push(1, 0, "a")
 		w.settle()
-		if w.b.emptied(groups) || w.b.clear.Load() || w.b.gate.messages != 1 || w.b.stats.Pending.Load() != 1 {
+		if w.b.emptied(groups) != writing || w.b.clear.Load() {
+			w.errorf("the gate is open, and a message is on its way to the disk")
+		}
+		w.disk.let()
+		w.settle()
+		if w.b.emptied(groups) != more || w.b.clear.Load() || w.b.gate.messages != 1 || w.b.stats.Pending.Load() != 1 {
 			w.errorf("the gate is open, and a message waits on disk")
 		}
 		return w.ended()
@@ -918,20 +971,11 @@ func TestADrainTakesNoMoreAtOnceThanItsPaceNeeds(t *testing.T) {
 			t.Errorf("%+v: %d", c, got)
 		}
 	}
-	for _, c := range []struct {
-		rows int
-		came uint64
-		want pace
-	}{
-		{249, 100, paceSlow},
-		{250, 100, paceKept},
-		{499, 100, paceKept},
-		{500, 100, paceSpare},
-		{1, 0, paceSpare},
-	} {
-		if got := paceOf(c.rows, c.came); got != c.want {
-			t.Errorf("%d delivered and %d pushed: %d, not %d", c.rows, c.came, got, c.want)
-		}
+	if got := cycle(250, 100, time.Second); got != time.Second {
+		t.Errorf("250 rows for 100 that come in a second may take %v", got)
+	}
+	if got := cycle(1, 0, time.Second); got < time.Hour {
+		t.Errorf("when nobody pushes a row may take %v", got)
 	}
 }
 
@@ -975,33 +1019,43 @@ func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
 		t.Error("each batch puts it off")
 	}
 	b.delivering.Store(false)
-	if d.isGood(); d.due != now+dueTime+2*time.Second {
+	b.stats.Buffered.Store(1000) // before it, which is not counted
+	if d.isGood(); d.seen != b.came() || d.due != now+dueTime+2*time.Second {
 		t.Error("the time of the trouble counts")
 	}
 
 	if d.begin(); b.delivering.Load() {
 		t.Error("after maintenance mode the time before it counts")
 	}
+	others := &Store{}
+	b.stores = append(b.stores, others)
 	for _, c := range []struct {
-		left int64
-		came uint64
-		held bool
-		rest time.Duration
-		rows int
+		left        int64
+		back, other uint64 // pushed within two batches' time
+		held        bool
+		rest        time.Duration
+		rows        int
 	}{
-		{1, 1, false, restMax, windowRowsCalm},
-		{1, windowRowsCalm / paceTimes, false, restMax, 2 * windowRowsCalm}, // more could not be
-		{1, 1 + windowRowsCalm/paceTimes, false, 0, 4 * windowRowsCalm},     // it would not keep its pace
-		{1 << 30, 1, false, 0, 4 * windowRowsCalm},                          // it would be late
-		{1, 1, true, 0, 4 * windowRowsCalm},                                 // they wait for its end
-		{1, 0, false, 0, 4 * windowRowsCalm},                                // nobody pushes
+		{1, 1, 0, false, restMax, windowRowsCalm},
+		{1, 40, 40, false, restMax, windowRowsCalm},
+		{1, 41, 40, false, restMax, 2 * windowRowsCalm}, // half would not keep its pace
+		{1, 160, 0, false, restMax, 2 * windowRowsCalm},
+		{1, 200, 0, false, restMax * 3 / 5, 2 * windowRowsCalm}, // nor would such a rest
+		{1, 320, 0, false, 0, 4 * windowRowsCalm},               // nor any
+		{1, 1, 319, false, restMax, 4 * windowRowsCalm},         // but they do not come back
+		{1 << 30, 1, 0, false, 0, 4 * windowRowsCalm},           // it would be late
+		{1, 1, 0, true, 0, 4 * windowRowsCalm},                  // they wait for its end
+		{1, 0, 0, false, 0, 4 * windowRowsCalm},                 // nobody pushes
 	} {
 		d.begin()
 		d.rows, b.closing = 2*windowRowsCalm, c.held
 		b.stats.Pending.Store(c.left)
-		d.op.Items, d.live = make([]queue.Item, 2*windowRowsCalm), 1000
-		b.stats.Buffered.Store(1000 + 2*c.came)
-		if rest := d.rest(restMax, false); d.rows != c.rows || rest != c.rest {
+		d.op.Items = make([]queue.Item, 2*windowRowsCalm)
+		b.stats.Buffered.Add(c.back)
+		others.passed.Add(c.other)
+		now += 2 * restMax
+		d.due = now + dueTime
+		if rest := d.rest(restMax, false); d.rows != c.rows || rest != c.rest || d.seen != b.came() {
 			t.Errorf("%+v: it rests for %v, and takes %d rows", c, rest, d.rows)
 		}
 	}

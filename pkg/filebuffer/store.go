@@ -23,7 +23,7 @@ type Store struct {
 	sv    Services
 	inner queue.Store
 
-	passed atomic.Uint64 // messages that went the direct way
+	passed atomic.Uint64 // messages that went the direct way, to its end
 
 	held      []*queue.Op // while the buffer closes, in order
 	heldBytes int
@@ -81,7 +81,6 @@ func (s *Store) passes(op *queue.Op) bool {
 func (s *Store) Cancel(op *queue.Op) {}
 
 func (s *Store) direct(op *queue.Op) {
-	s.passed.Add(uint64(len(op.Items)))
 	op.Wrap(s)
 	s.inner.Do(op)
 }
@@ -93,6 +92,7 @@ func (s *Store) OpDone(op *queue.Op) {
 		s.put(op)
 		return
 	}
+	s.passed.Add(uint64(len(op.Items)))
 	op.Done.OpDone(op)
 }
 

@@ -7,9 +7,10 @@ import (
 	"github.com/queend/queend/pkg/queue"
 )
 
-// groupEvery is how often groups are written while the drain delivers. A group of one or
-// two pushes costs as much as one of twenty, and then that is taken from the drain, and from
-// those who push; during an outage nobody else wants it.
+// groupEvery is how often groups are written while the drain delivers, at most; a timer may
+// make twice as much of it. A group of one or two pushes costs as much as one of twenty, and
+// then that is taken from the drain, and from those who push; during an outage nobody else
+// wants it.
 const groupEvery = 500 * time.Microsecond
 
 // write is the goroutine that writes. All pushes that wait go together: one write, one
