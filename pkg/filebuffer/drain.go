@@ -502,7 +502,6 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 // isGood says that PostgreSQL takes what is on disk: what is there now has its time from then on.
 func (d *drainer) isGood() {
 	if !d.b.delivering.Swap(true) {
-		d.seen = d.b.came()
 		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.Pending.Load())*(time.Second/dueRate)
 	}
 	d.waits = false
@@ -556,6 +555,7 @@ func (d *drainer) trouble(sentence string) {
 	d.b.reopen()
 	d.b.flushAll()
 	d.b.pause(retryPause)
+	d.seen = d.b.came() // what came during it tells nothing
 }
 
 // pause waits, or until the buffer is closed.
