@@ -81,9 +81,13 @@ func (b *Buffer) scan(end uint64) {
 	r := b.journal.Reader()
 	var op queue.Op
 	n := 0
+	var oldest time.Time
 	for b.ctx.Err() == nil {
 		rec, err := r.Next()
 		if err == nil && rec.Seq <= end && end > 0 {
+			if n == 0 {
+				oldest = rec.Time
+			}
 			n += b.found(&op, rec)
 			continue
 		}
@@ -102,7 +106,7 @@ func (b *Buffer) scan(end uint64) {
 	b.lift()
 	b.mu.Unlock()
 	if n > 0 {
-		b.since.Store(int64(b.o.Now()))
+		b.waitsSince(max(time.Since(oldest), 0))
 		b.o.Log.Info().Int("messages", n).Str("dir", b.o.Dir).Msg("messages wait on disk from before; they are delivered first")
 	}
 }
@@ -330,8 +334,10 @@ func (b *Buffer) emptied(groups uint64) ending {
 	b.lift()
 	b.mu.Unlock()
 	if since := b.since.Swap(0); since != 0 {
-		b.o.Log.Info().Uint64("messages", b.stats.Drained.Load()).Stringer("after", (b.o.Now() - time.Duration(since)).Round(time.Millisecond)).
+		drained := b.stats.Drained.Load()
+		b.o.Log.Info().Uint64("messages", drained-b.said).Stringer("after", (b.o.Now() - time.Duration(since)).Round(time.Millisecond)).
 			Msg("everything that was buffered is delivered")
+		b.said = drained
 	}
 	b.stats.Rate.Store(0)
 	if holding {
@@ -426,12 +432,23 @@ func (d *drainer) deliver() {
 	if err := b.journal.Release(d.last); err != nil {
 		b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
 	}
+	b.roomMade()
 	b.stats.Drained.Add(uint64(stored))
 	b.stats.Pending.Add(-int64(n))
 	b.mu.Lock()
 	b.gate.remove(d.op.Items)
 	b.mu.Unlock()
 	d.rate.add(n, b)
+}
+
+// roomMade: some of what was on disk is no longer needed. A buffer that was full is thought to
+// have room then; if it has none, the next push that needs it says so again.
+func (b *Buffer) roomMade() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if errors.Is(b.broken, journal.ErrFull) {
+		b.broken = nil
+	}
 }
 
 // store stores messages in one transaction; those that PostgreSQL refuses are halved until

@@ -134,6 +134,7 @@ type Buffer struct {
 	poison     poison
 	complaint  complaint
 	since      atomic.Int64 // the buffer was not empty since then (loop clock); 0: it is
+	said       uint64       // the drain's: messages delivered when it last said that all are
 }
 
 // entry is a push on its way to the disk.

@@ -1,6 +1,7 @@
 package filebuffer
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/queend/queend/pkg/filebuffer/journal"
 	"github.com/queend/queend/pkg/filebuffer/journal/faultfs"
@@ -586,6 +589,43 @@ func TestADiskThatIsFullRefusesAndKeeps(t *testing.T) {
 		w.quiet()
 		if n := len(w.pg.order["a"]); n != kept {
 			w.errorf("%d of %d are delivered", n, kept)
+		}
+		if !w.b.Usable() {
+			w.errorf("it is empty and says that it cannot be used")
+		}
+		return w.ended()
+	})
+}
+
+// How long messages wait is counted from when they came, also after a new start, and each
+// outage has its own count.
+func TestWhatWaitedIsSaidOfEachOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		var log bytes.Buffer
+		w := newWorld(t, 1, func(o *Options) { o.Log = zerolog.New(zerolog.SyncWriter(&log)) })
+		w.drain()
+		w.settle()
+		w.outage(true)
+		w.push(1, 0, "a")
+		w.settle()
+		w.sleep(3 * time.Second)
+		w.close()
+		w.fs.Kill()
+		w.reboot(1)
+		w.outage(true)
+		w.settle()
+		if s := w.b.Status(); s.For < 3*time.Second || s.For > time.Minute {
+			w.errorf("it waits for %v", s.For)
+		}
+		w.quiet()
+		w.outage(true)
+		w.push(1, 0, "a", "b")
+		w.settle()
+		w.quiet()
+		for _, want := range []string{`"messages":1,"after":"3`, `"messages":2,"after":"`} {
+			if !strings.Contains(log.String(), want) {
+				w.errorf("it does not say %s:\n%s", want, &log)
+			}
 		}
 		return w.ended()
 	})

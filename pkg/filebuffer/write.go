@@ -172,10 +172,19 @@ func (b *Buffer) forget(record []byte) {
 	b.gate.remove(op.Items)
 }
 
+// waitsSince says that a message waits on disk, and for how long already.
+func (b *Buffer) waitsSince(age time.Duration) {
+	since := int64(b.o.Now() - age)
+	if since == 0 {
+		since = 1 // 0 is an empty buffer
+	}
+	b.since.Store(since)
+}
+
 // say logs what an operator must know, once: that pushes go to disk, that they cannot.
 func (b *Buffer) say(before, now error, first bool, why string) {
 	if first {
-		b.since.Store(int64(b.o.Now()))
+		b.waitsSince(0)
 		b.o.Log.Warn().Str("dir", b.o.Dir).Msg(why + ": pushes are written to disk and delivered later")
 	}
 	if now != nil {
