@@ -644,3 +644,33 @@ func TestASegmentOfALaterVersionIsRefusedAndKept(t *testing.T) {
 		t.Errorf("%v, %q", err, text)
 	}
 }
+
+// queensFile is a file as Queen's server writes it.
+func queensFile(t *testing.T, path string, events ...string) {
+	t.Helper()
+	var file []byte
+	for _, e := range events {
+		file = append(endian.NativeEndian.AppendUint32(file, uint32(len(e))), e...)
+	}
+	if err := os.WriteFile(path, file, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func queensEvent(n int) string {
+	return fmt.Sprintf(`{"failover":true,"partition":"p","payload":{"n":%d},"queue":"q","transactionId":"queens-%d"}`, n, n)
+}
+
+func TestQueensFilesBeyondTheBoundOfTheBufferAreDelivered(t *testing.T) {
+	t.Parallel()
+	dir, db := t.TempDir(), postgrestest.Database(t)
+	s := newStream(t, "p")
+	var events []string
+	for n := range 2000 {
+		events, s.ids = append(events, queensEvent(n)), append(s.ids, fmt.Sprintf("queens-%d", n))
+	}
+	queensFile(t, filepath.Join(dir, "failover_0190a1b2-0001-7000-8000-000000000001.buf"), events...)
+	p := start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir, "FILE_BUFFER_MAX_BYTES=131072", "QUEEND_FILE_BUFFER_SEGMENT_BYTES=16384")
+	s.arrives(p)
+	sound(t, db)
+}

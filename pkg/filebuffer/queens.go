@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/queend/queend/pkg/filebuffer/journal"
@@ -54,11 +55,21 @@ func (b *Buffer) takeQueens(j *journal.Journal) error {
 	t := taking{b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() })}
 	for _, path := range files {
 		if err := t.file(path); err != nil {
-			return fmt.Errorf("cannot take over Queen's buffer file %s: %w", path, err)
+			return failed(path, err)
 		}
 	}
 	b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
 	return nil
+}
+
+// failed is the error of a file that was not taken.
+func failed(path string, err error) error {
+	err = fmt.Errorf("cannot take over Queen's buffer file %s: %w", path, err)
+	if errors.Is(err, journal.ErrFull) || errors.Is(err, syscall.ENOSPC) {
+		// The bound is not asked, so it is the disk.
+		err = fmt.Errorf("%w; the disk must have room for a copy of what is taken over: make room on it and start again, the file stays where it is", err)
+	}
+	return err
 }
 
 // queensFiles lists Queen's files by the time in their names: a UUIDv7 each.
@@ -196,12 +207,13 @@ func transactionOf(path string, n int) []byte {
 	return id.Append(nil)
 }
 
-// append puts what was made into the journal.
+// append puts what was made into the journal. The bound is for pushes, which can be refused;
+// this is on the disk already.
 func (t *taking) append() error {
 	if len(t.group) == 0 {
 		return nil
 	}
-	_, err := t.j.Append(kindPush, t.group)
+	_, err := t.j.AppendBeyond(kindPush, t.group)
 	t.group, t.size = t.group[:0], 0
 	return err
 }

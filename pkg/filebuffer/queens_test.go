@@ -297,3 +297,56 @@ func TestQueensFilesStayWhenTheyCannotBeTaken(t *testing.T) {
 		return w.ended()
 	})
 }
+
+// The bound is for pushes. What is there is kept: else a start on it would fail each time.
+func TestQueensFilesAreTakenBeyondTheBound(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t, func(o *Options) { o.BytesMax = 16 << 10 })
+		var events []string
+		var want []int
+		for n := range 40 {
+			m := w.expect(fmt.Sprintf("tx-1-%d", n), n)
+			m.payload = `"` + strings.Repeat("x", 4000) + `"`
+			events, want = append(events, fmt.Sprintf(`{"partition":"a","payload":%s,"queue":"q","transactionId":%q}`, m.payload, m.tx)), append(want, n)
+		}
+		for i := range 4 {
+			w.queens("failover_"+queensName(i)+".buf", events[10*i:10*i+10]...)
+		}
+		w.boot(1)
+		if s := w.b.Status().Journal; s.Bytes <= s.BytesMax || s.Records != 40 {
+			w.errorf("%+v", s)
+		}
+		w.outage(true)
+		p := w.push(2, 0, "b")
+		w.flow()
+		p.is(refusedIt, "; the file buffer is full; try again in a second")
+		w.outage(false)
+		w.drain()
+		w.quiet()
+		w.wantOrder("a", want...)
+		w.outage(true)
+		p = w.push(2, 0, "b")
+		w.flow()
+		p.is(stored, "")
+		return w.ended()
+	})
+}
+
+func TestADiskWithoutRoomForQueensFilesSaysWhatToDo(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		w.queens("failover_"+queensName(0)+".buf", w.event(0))
+		w.fs.Room(100)
+		o := w.o
+		o.fs = w.fs
+		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "make room on it and start again") {
+			w.errorf("it opens: %v", err)
+		}
+		w.fs.Room(0)
+		w.boot(1)
+		w.drain()
+		w.quiet()
+		w.wantOrder("a", 0)
+		return w.ended()
+	})
+}

@@ -75,7 +75,7 @@ type Options struct {
 	SegmentBytes int64
 
 	// BytesMax bounds what the segments take on disk, preallocated space too; Append
-	// returns ErrFull instead of going beyond. When 0: what the journal takes already and
+	// returns ErrFull instead of going beyond, AppendBeyond does not ask. When 0: what the journal takes already and
 	// FreePercentMax of what the file system has free when it is opened.
 	BytesMax int64
 
@@ -91,7 +91,7 @@ type Record struct {
 	Payload []byte    // never changed, the reader's for as long as it likes
 }
 
-// Journal is a directory of records. Append is for one goroutine at a time, and so
+// Journal is a directory of records. Append (and AppendBeyond) is for one goroutine at a time, and so
 // are Release and each Reader; all may be called while the others run. Stats is for
 // any goroutine.
 type Journal struct {
@@ -203,7 +203,7 @@ func (j *Journal) first() uint64 {
 type Stats struct {
 	Segments    int    // files
 	Bytes       int64  // they take on disk, preallocated space too
-	BytesMax    int64  // Append refuses to go beyond
+	BytesMax    int64  // Append refuses to go beyond; AppendBeyond may have
 	Records     uint64 // that are not released, with those that damage took
 	First, Last uint64 // of these, First > Last when there is none
 
