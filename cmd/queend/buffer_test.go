@@ -674,3 +674,32 @@ func TestQueensFilesBeyondTheBoundOfTheBufferAreDelivered(t *testing.T) {
 	s.arrives(p)
 	sound(t, db)
 }
+
+// What cannot be read is set aside record by record, each of them synced: that takes a while.
+func TestAStopIsHeardWhileQueensFilesAreTaken(t *testing.T) {
+	t.Parallel()
+	dir, db := t.TempDir(), postgrestest.Database(t)
+	s := newStream(t, "p")
+	s.ids = []string{"queens-0"}
+	queensFile(t, filepath.Join(dir, "failover_0190a1b2-0001-7000-8000-000000000001.buf"), queensEvent(0))
+	long := filepath.Join(dir, "failover_0190a1b2-0002-7000-8000-000000000001.buf")
+	queensFile(t, long, slices.Repeat([]string{"no message"}, 100_000)...)
+	p := launch(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir)
+	p.await("it is set aside")
+	began := time.Now()
+	if err := p.stop(); err != nil {
+		t.Errorf("it ends with %v", err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it ends after %s", took)
+	}
+	p.await("it goes on with this file at the next start")
+	if _, err := os.Stat(long); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(long); err != nil {
+		t.Fatal(err)
+	}
+	s.arrives(start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir))
+	sound(t, db)
+}

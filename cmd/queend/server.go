@@ -118,7 +118,7 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startLocal(ctx); err != nil {
 		return err
 	}
-	if err := s.startLoops(); err != nil {
+	if err := s.startLoops(ctx); err != nil {
 		return err
 	}
 	if err := s.startProfiles(ctx); err != nil {
@@ -228,7 +228,7 @@ func (s *server) startLocal(ctx context.Context) error {
 // startLoops takes the file buffer, binds the port and starts the loops with a router
 // each. From here on requests are answered: until PostgreSQL's tables are known pushes are
 // written to disk.
-func (s *server) startLoops() error {
+func (s *server) startLoops(ctx context.Context) error {
 	c := s.config
 	limits := httpparse.DefaultLimits()
 	limits.HeaderBytesMax = int(c.Listener.Header)
@@ -242,7 +242,7 @@ func (s *server) startLoops() error {
 	if err != nil {
 		return err
 	}
-	if err := extending(s.openBuffer); err != nil { // it may have much to take over from Queen
+	if err := extending(func() error { return s.openBuffer(ctx) }); err != nil { // it may have much to take over from Queen
 		return err
 	}
 	s.board = newBoard(s.config)

@@ -147,8 +147,10 @@ type entry struct {
 
 // Open takes the directory, makes it if need be, and begins to write what the stores
 // give. What is on disk from before is delivered once Drain was called. It does not read
-// the directory whole, so that a start takes no longer with a backlog.
-func Open(o Options) (*Buffer, error) {
+// the directory whole, so that a start takes no longer with a backlog; only what Queen's
+// server has left is taken over first. When ctx ends meanwhile, Open fails, and what is not
+// taken over stays for the next time.
+func Open(ctx context.Context, o Options) (*Buffer, error) {
 	if o.WaitingBytesMax == 0 {
 		o.WaitingBytesMax = WaitingBytesMaxDefault
 	}
@@ -159,7 +161,7 @@ func Open(o Options) (*Buffer, error) {
 	}
 	b.clear.Store(true)
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	err := b.open()
+	err := b.open(ctx)
 	var locked *journal.LockedError
 	if errors.As(err, &locked) && o.Wait {
 		o.Log.Info().Str("dir", o.Dir).Msg("the file buffer's directory belongs to the queend that is being replaced; waiting for it")
@@ -173,7 +175,8 @@ func Open(o Options) (*Buffer, error) {
 	return b, nil
 }
 
-func (b *Buffer) open() error {
+// open opens, unless ctx ends.
+func (b *Buffer) open(ctx context.Context) error {
 	j, err := journal.Open(journal.Options{
 		Dir: b.o.Dir, FS: b.o.fs, SegmentBytes: b.o.SegmentBytes, BytesMax: b.o.BytesMax, Log: b.o.Log, Now: time.Now,
 	})
@@ -184,7 +187,7 @@ func (b *Buffer) open() error {
 		_ = j.Close()
 		return fmt.Errorf("cannot open the file buffer: %w", err)
 	}
-	if err := b.takeQueens(j); err != nil {
+	if err := b.takeQueens(ctx, j); err != nil {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
@@ -207,11 +210,13 @@ func (b *Buffer) openLater() {
 			return
 		case <-time.After(100 * time.Millisecond):
 		}
-		err := b.open()
+		err := b.open(b.ctx)
 		var locked *journal.LockedError
 		switch {
 		case err == nil:
 			b.o.Log.Info().Str("dir", b.o.Dir).Msg("the file buffer is ours now")
+			return
+		case b.ctx.Err() != nil: // it was stopped in the middle, which is no trouble
 			return
 		case !errors.As(err, &locked):
 			b.o.Log.Error().Err(err).Msg("there is no file buffer: pushes hear 503 while PostgreSQL is away")

@@ -3,6 +3,7 @@ package filebuffer
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
@@ -39,8 +40,9 @@ const (
 // takenDir is where files go that were taken.
 const takenDir = "taken"
 
-// takeQueens takes all of Queen's files in, oldest first, before anything is written.
-func (b *Buffer) takeQueens(j *journal.Journal) error {
+// takeQueens takes all of Queen's files in, oldest first, before anything is written. When
+// ctx ends, those that are not taken whole stay where they are.
+func (b *Buffer) takeQueens(ctx context.Context, j *journal.Journal) error {
 	files, err := queensFiles(b.o.Dir)
 	if err != nil {
 		return fmt.Errorf("cannot look for Queen's buffer files: %w", err)
@@ -52,10 +54,10 @@ func (b *Buffer) takeQueens(j *journal.Journal) error {
 		return fmt.Errorf("cannot take over Queen's buffer files: %w", err)
 	}
 	b.o.Log.Info().Int("files", len(files)).Str("dir", b.o.Dir).Msg("taking over what Queen's server has left to deliver")
-	t := taking{b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() })}
+	t := taking{ctx: ctx, b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() })}
 	for _, path := range files {
 		if err := t.file(path); err != nil {
-			return failed(path, err)
+			return t.failed(path, err)
 		}
 	}
 	b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
@@ -63,7 +65,10 @@ func (b *Buffer) takeQueens(j *journal.Journal) error {
 }
 
 // failed is the error of a file that was not taken.
-func failed(path string, err error) error {
+func (t *taking) failed(path string, err error) error {
+	if t.ctx.Err() != nil {
+		t.b.o.Log.Info().Uint64("messages", t.b.stats.Taken.Load()).Str("file", path).Msg("the taking over of Queen's buffer files is stopped; it goes on with this file at the next start")
+	}
 	err = fmt.Errorf("cannot take over Queen's buffer file %s: %w", path, err)
 	if errors.Is(err, journal.ErrFull) || errors.Is(err, syscall.ENOSPC) {
 		// The bound is not asked, so it is the disk.
@@ -103,6 +108,7 @@ func isQueens(name string) bool {
 
 // taking is the taking over of files.
 type taking struct {
+	ctx   context.Context
 	b     *Buffer
 	j     *journal.Journal
 	ids   *queue.IDs
@@ -120,6 +126,9 @@ func (t *taking) file(path string) error {
 	defer f.Close()
 	r := bufio.NewReaderSize(f, 1<<20)
 	for n := 0; ; n++ {
+		if err := t.ctx.Err(); err != nil {
+			return err
+		}
 		event, err := queensRecord(r)
 		if errors.Is(err, io.EOF) {
 			break

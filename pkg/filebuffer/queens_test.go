@@ -1,7 +1,9 @@
 package filebuffer
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -283,7 +285,7 @@ func TestQueensFilesStayWhenTheyCannotBeTaken(t *testing.T) {
 		w.fs.Break(faultfs.Write, os.ErrInvalid)
 		o := w.o
 		o.fs = w.fs
-		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "cannot") {
+		if _, err := Open(context.Background(), o); err == nil || !strings.Contains(err.Error(), "cannot") {
 			w.errorf("it opens: %v", err)
 		}
 		if names := w.left(""); len(names) != 1 {
@@ -339,7 +341,7 @@ func TestADiskWithoutRoomForQueensFilesSaysWhatToDo(t *testing.T) {
 		w.fs.Room(100)
 		o := w.o
 		o.fs = w.fs
-		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), "make room on it and start again") {
+		if _, err := Open(context.Background(), o); err == nil || !strings.Contains(err.Error(), "make room on it and start again") {
 			w.errorf("it opens: %v", err)
 		}
 		w.fs.Room(0)
@@ -349,4 +351,47 @@ func TestADiskWithoutRoomForQueensFilesSaysWhatToDo(t *testing.T) {
 		w.wantOrder("a", 0)
 		return w.ended()
 	})
+}
+
+// endingContext ends when it was asked so often.
+type endingContext struct {
+	context.Context
+	asks int
+}
+
+func (c *endingContext) Err() error {
+	if c.asks--; c.asks < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+func TestAStartThatIsStoppedTakesTheRestOfQueensFilesTheNextTime(t *testing.T) {
+	for asks := range 12 {
+		bubble(t, func(t *testing.T) *world {
+			w := emptyWorld(t)
+			for i := range 3 {
+				w.queens("failover_"+queensName(i)+".buf", w.event(2*i), w.event(2*i+1))
+			}
+			o := w.o
+			o.fs = w.fs
+			b, err := Open(&endingContext{context.Background(), asks}, o)
+			left, taken := len(w.left("")), len(w.left("taken"))
+			switch {
+			case err == nil:
+				if left != 0 || asks < 9 { // each record is asked for, and each end
+					w.errorf("after %d looks it opens, %d files are left", asks, left)
+				}
+				_ = b.Close()
+			case !errors.Is(err, context.Canceled) || left+taken != 3 || taken != asks/3:
+				w.errorf("after %d looks: %v; %d files are left, %d taken", asks, err, left, taken)
+			}
+			w.fs.Kill()
+			w.boot(1)
+			w.drain()
+			w.quiet()
+			w.wantOrder("a", 0, 1, 2, 3, 4, 5)
+			return w.ended()
+		})
+	}
 }
