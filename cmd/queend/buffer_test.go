@@ -661,6 +661,31 @@ func queensEvent(n int) string {
 	return fmt.Sprintf(`{"failover":true,"partition":"p","payload":{"n":%d},"queue":"q","transactionId":"queens-%d"}`, n, n)
 }
 
+// Who started queend beside Queen's server, which has the port, is told so; and Queen goes
+// on with its files.
+func TestAStartThatDoesNotGetThePortLeavesQueensFilesAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	queen, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queen.Close()
+	names := []string{"failover_0190a1b2-0001-7000-8000-000000000001.buf", "failover_0190a1b2-0002-7000-8000-000000000001.buf.tmp"}
+	for i, name := range names {
+		queensFile(t, filepath.Join(dir, name), queensEvent(i))
+	}
+	_, port, _ := net.SplitHostPort(queen.Addr().String())
+	code, output := runToEnd(t, nil, nowhere, "FILE_BUFFER_DIR="+dir, "HOST=127.0.0.1", "PORT="+port)
+	if code != 1 || !strings.Contains(output, "another process listens there") {
+		t.Errorf("exit %d: %s", code, output)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 2 || entries[0].Name() != names[0] || entries[1].Name() != names[1] {
+		t.Errorf("then there are: %v %v", entries, err)
+	}
+}
+
 func TestQueensFilesBeyondTheBoundOfTheBufferAreDelivered(t *testing.T) {
 	t.Parallel()
 	dir, db := t.TempDir(), postgrestest.Database(t)

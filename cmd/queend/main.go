@@ -9,8 +9,8 @@
 //	                                                        ↓ when PostgreSQL is away
 //	                                 writer ─→ disk ─→ drain ─→ replay lane, on one of the loops ─→ PostgreSQL
 //
-// Start, in this order: log, private PostgreSQL (if asked for), file buffer, loops and
-// listener (pushes go to disk from here on), schema, lanes, drain. READY is told to systemd
+// Start, in this order: log, private PostgreSQL (if asked for), the port, file buffer, loops
+// (clients are accepted, and pushes go to disk from here on), schema, lanes, drain. READY is told to systemd
 // when the lanes are connected, or before, when pushes can be buffered. Stop in reverse.
 package main
 

@@ -225,9 +225,10 @@ func (s *server) startLocal(ctx context.Context) error {
 	return s.local.CreateDatabase(ctx, localDatabase)
 }
 
-// startLoops takes the file buffer, binds the port and starts the loops with a router
-// each. From here on requests are answered: until PostgreSQL's tables are known pushes are
-// written to disk.
+// startLoops binds the port, takes the file buffer and starts the loops with a router
+// each. The port comes first: while Queen's server has it, its buffer's files are not ours
+// to take. Clients that come meanwhile wait in the kernel's queue. When it returns requests
+// are answered: until PostgreSQL's tables are known pushes are written to disk.
 func (s *server) startLoops(ctx context.Context) error {
 	c := s.config
 	limits := httpparse.DefaultLimits()
@@ -240,6 +241,9 @@ func (s *server) startLoops(ctx context.Context) error {
 		HandOver: bool(c.Listener.HandOver), ConnsMax: int(c.Listener.Connections), IdleTimeout: c.Listener.Idle.Duration(),
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.loops.Listen(c.Address()); err != nil {
 		return err
 	}
 	if err := extending(func() error { return s.openBuffer(ctx) }); err != nil { // it may have much to take over from Queen
@@ -267,9 +271,6 @@ func (s *server) startLoops(ctx context.Context) error {
 	exportAdmin(s.set, &s.admin)
 	exportMaintenance(s.set, &s.maintainer)
 	s.set.Seal()
-	if err := s.loops.Listen(c.Address()); err != nil {
-		return err
-	}
 	if err := s.loops.Start(); err != nil {
 		return err
 	}

@@ -89,7 +89,8 @@ type Options struct {
 	Now             func() time.Duration
 	Log             zerolog.Logger
 
-	fs journal.FS // of tests
+	fs       journal.FS // of tests
+	noLeases bool       // likewise: it cannot be asked who writes to a file
 }
 
 // Buffer is the file buffer of a process. Its methods are for any goroutine.

@@ -40,27 +40,57 @@ const (
 // takenDir is where files go that were taken.
 const takenDir = "taken"
 
+// takeRounds is how often is looked for files: Queen's server may rename them as it ends.
+const takeRounds = 3
+
 // takeQueens takes all of Queen's files in, oldest first, before anything is written. When
 // ctx ends, those that are not taken whole stay where they are.
 func (b *Buffer) takeQueens(ctx context.Context, j *journal.Journal) error {
-	files, err := queensFiles(b.o.Dir)
-	if err != nil {
-		return fmt.Errorf("cannot look for Queen's buffer files: %w", err)
+	t := taking{
+		ctx: ctx, b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
+		patience: writerPatience, left: map[string]bool{},
 	}
-	if len(files) == 0 {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Join(b.o.Dir, takenDir), 0o700); err != nil {
-		return fmt.Errorf("cannot take over Queen's buffer files: %w", err)
-	}
-	b.o.Log.Info().Int("files", len(files)).Str("dir", b.o.Dir).Msg("taking over what Queen's server has left to deliver")
-	t := taking{ctx: ctx, b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() })}
-	for _, path := range files {
-		if err := t.file(path); err != nil {
-			return t.failed(path, err)
+	found := false
+	for range takeRounds {
+		files, err := t.files()
+		if err != nil {
+			return fmt.Errorf("cannot look for Queen's buffer files: %w", err)
+		}
+		if len(files) == 0 {
+			break
+		}
+		if !found {
+			found = true
+			if err := t.begin(len(files)); err != nil {
+				return fmt.Errorf("cannot take over Queen's buffer files: %w", err)
+			}
+		}
+		for _, path := range files {
+			if err := t.file(path); err != nil {
+				return t.failed(path, err)
+			}
 		}
 	}
-	b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
+	if found {
+		b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Int("left", len(t.left)).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
+	}
+	return nil
+}
+
+// files lists what is to be taken.
+func (t *taking) files() ([]string, error) {
+	files, err := queensFiles(t.b.o.Dir)
+	return slices.DeleteFunc(files, func(path string) bool { return t.left[path] }), err
+}
+
+// begin makes the place where the files go.
+func (t *taking) begin(files int) error {
+	dir := filepath.Join(t.b.o.Dir, takenDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	t.leases = !t.b.o.noLeases && leasesWork(dir)
+	t.b.o.Log.Info().Int("files", files).Str("dir", t.b.o.Dir).Msg("taking over what Queen's server has left to deliver")
 	return nil
 }
 
@@ -108,24 +138,74 @@ func isQueens(name string) bool {
 
 // taking is the taking over of files.
 type taking struct {
-	ctx   context.Context
-	b     *Buffer
-	j     *journal.Journal
-	ids   *queue.IDs
-	group [][]byte // records that are not in the journal yet
-	size  int
-	bad   int
+	ctx      context.Context
+	b        *Buffer
+	j        *journal.Journal
+	ids      *queue.IDs
+	group    [][]byte // records that are not in the journal yet
+	size     int
+	bad      int
+	leases   bool            // the file system tells who writes to a file
+	patience time.Duration   // for as long writers are waited for, in all
+	left     map[string]bool // files that somebody still writes to
 }
 
-// file takes one file, whole.
+// source is a file of Queen's.
+type source struct {
+	*os.File
+	path string
+	read int64 // up to here its records are taken
+	n    int   // so many
+	torn error // what is wrong with what is behind them; nil: nothing is
+}
+
+// file takes one file, whole; or leaves it, when somebody still writes to it.
+//
+// A Queen that runs goes on writing to a file that is moved, and nobody would ever read
+// that. So the file is moved when it is known that nobody has it open for writing; where
+// that cannot be known, it is watched for a moment after it was moved.
 func (t *taking) file(path string) error {
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has another name by now: the next round finds it
+	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	r := bufio.NewReaderSize(f, 1<<20)
-	for n := 0; ; n++ {
+	s := &source{File: f, path: path}
+	free, known := t.await(f)
+	if !free {
+		return t.leave(path)
+	}
+	if err := t.rest(s); err != nil {
+		return err
+	}
+	taken, err := t.move(s)
+	if err != nil || !taken {
+		return err
+	}
+	if !known {
+		if still, err := t.watch(s); !still {
+			if err = errors.Join(err, t.putBack(s)); err != nil {
+				return err
+			}
+			return t.leave(path)
+		}
+	}
+	if s.torn != nil {
+		t.b.o.Log.Warn().Str("file", path).Err(s.torn).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
+	}
+	return nil
+}
+
+// rest takes what of the file is not taken yet.
+func (t *taking) rest(s *source) error {
+	if _, err := s.Seek(s.read, io.SeekStart); err != nil {
+		return err
+	}
+	r := bufio.NewReaderSize(s, 1<<20)
+	for s.torn = nil; ; s.n++ {
 		if err := t.ctx.Err(); err != nil {
 			return err
 		}
@@ -134,19 +214,31 @@ func (t *taking) file(path string) error {
 			break
 		}
 		if err != nil {
-			t.b.o.Log.Warn().Str("file", path).Err(err).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
+			s.torn = err
 			break
 		}
-		if err := t.event(event, path, n); err != nil {
+		if err := t.event(event, s.path, s.n); err != nil {
 			return err
 		}
+		s.read += int64(4 + len(event))
 	}
-	if err := t.append(); err != nil {
-		return err
+	return t.append()
+}
+
+// move puts a file in its place. It is false when the file was moved by somebody else.
+func (t *taking) move(s *source) (bool, error) {
+	to := filepath.Join(t.b.o.Dir, takenDir, filepath.Base(s.path))
+	err := os.Rename(s.path, to)
+	if _, is := os.Lstat(s.path); err != nil && errors.Is(is, os.ErrNotExist) {
+		return false, nil // the transaction ids tell, when the next round finds it
 	}
-	if err := os.Rename(path, filepath.Join(t.b.o.Dir, takenDir, filepath.Base(path))); err != nil {
-		return err
+	if err != nil {
+		return false, err
 	}
+	return true, t.syncMove(s.path)
+}
+
+func (t *taking) syncMove(path string) error {
 	return errors.Join(syncDir(filepath.Dir(path)), syncDir(filepath.Join(t.b.o.Dir, takenDir)))
 }
 
@@ -207,10 +299,10 @@ func (t *taking) event(event []byte, path string, n int) error {
 }
 
 // transactionOf makes the transaction id of a record that has none: the same whenever the
-// file is taken, so that what is taken twice is stored once. It is a UUID of version 8 (RFC
-// 9562 §5.8).
+// file is taken, finished or not, so that what is taken twice is stored once. It is a UUID
+// of version 8 (RFC 9562 §5.8).
 func transactionOf(path string, n int) []byte {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", filepath.Base(path), n))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", strings.TrimSuffix(filepath.Base(path), ".tmp"), n))
 	id := queue.UUID(sum[:16])
 	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80
 	return id.Append(nil)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/queend/queend/pkg/filebuffer/journal/faultfs"
 	"github.com/queend/queend/pkg/queue"
@@ -300,6 +301,167 @@ func TestQueensFilesStayWhenTheyCannotBeTaken(t *testing.T) {
 	})
 }
 
+// writer is Queen's server while it has a file open.
+type writer struct {
+	w    *world
+	file *os.File
+}
+
+func (w *world) writer(name string) *writer {
+	f, err := os.OpenFile(filepath.Join(w.dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		w.errorf("%v", err)
+	}
+	return &writer{w, f}
+}
+
+func (q *writer) write(events ...string) {
+	for _, e := range events {
+		q.bytes(append(binary.NativeEndian.AppendUint32(nil, uint32(len(e))), e...))
+	}
+}
+
+func (q *writer) bytes(b []byte) {
+	if _, err := q.file.Write(b); err != nil {
+		q.w.errorf("%v", err)
+	}
+}
+
+func (q *writer) close() { _ = q.file.Close() }
+
+func TestAFileOfQueensIsTakenWhenNobodyWritesToItAnyMore(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		q := w.writer("failover_" + queensName(0) + ".buf.tmp")
+		q.write(w.event(0))
+		last := w.event(1)
+		go func() { // it ends while we begin
+			time.Sleep(3 * time.Second)
+			q.write(last)
+			q.close()
+		}()
+		w.boot(1)
+		w.drain()
+		w.quiet()
+		w.wantOrder("a", 0, 1)
+		if n := w.b.stats.Taken.Load(); n != 2 {
+			w.errorf("%d are taken", n)
+		}
+		if n := len(w.left("taken")); n != 1 {
+			w.errorf("%d files are kept", n)
+		}
+		return w.ended()
+	})
+}
+
+// A file that Queen's server gives its other name meanwhile is found under that.
+func TestAFileOfQueensThatIsRenamedMeanwhileIsTaken(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		q := w.writer("failover_" + queensName(0) + ".buf.tmp")
+		w.queens("failover_"+queensName(1)+".buf.tmp", w.event(1))
+		q.write(w.event(0))
+		go func() {
+			defer q.close()
+			time.Sleep(time.Second)
+			for n := range 2 {
+				path := filepath.Join(w.dir, "failover_"+queensName(n)+".buf")
+				if err := os.Rename(path+".tmp", path); err != nil {
+					w.errorf("%v", err)
+				}
+			}
+		}()
+		w.boot(1)
+		w.drain()
+		w.quiet()
+		w.wantOrder("a", 0, 1)
+		if names := w.left("taken"); len(names) != 2 || len(w.left("")) != 0 {
+			w.errorf("kept: %v", names)
+		}
+		return w.ended()
+	})
+}
+
+// Queen's server runs on, on another port. What it writes to its file is its own, until it
+// has ended; the start does not wait for that.
+func TestAFileOfQueensThatIsStillWrittenToIsLeftUntilTheNextStart(t *testing.T) {
+	f := func(noLeases bool) {
+		t.Helper()
+		bubble(t, func(t *testing.T) *world {
+			w := emptyWorld(t, func(o *Options) { o.noLeases = noLeases })
+			w.queens("failover_"+queensName(0)+".buf", w.event(0))
+			name := "failover_" + queensName(1) + ".buf.tmp"
+			q := w.writer(name)
+			q.write(w.event(1))
+			ended := make(chan struct{})
+			var events []string
+			for n := range 40 {
+				events = append(events, w.event(2+n))
+			}
+			go func() {
+				defer close(ended)
+				for _, e := range events {
+					time.Sleep(200 * time.Millisecond)
+					q.write(e)
+				}
+			}()
+			began := time.Now()
+			w.boot(1)
+			if waited := time.Since(began); waited < writerPatience || waited > 2*writerPatience {
+				w.errorf("it waited for %s", waited)
+			}
+			if names := w.left(""); !slices.Equal(names, []string{name}) {
+				w.errorf("left: %v", names)
+			}
+			w.drain()
+			<-ended
+			q.close()
+			w.close()
+			w.fs.Kill()
+			w.reboot(1)
+			if names := w.left("taken"); len(names) != 2 {
+				w.errorf("kept: %v", names)
+			}
+			w.quiet()
+			if n := len(w.order("a")); n != 42 {
+				w.errorf("%d of 42 arrive", n)
+			}
+			return w.ended()
+		})
+	}
+	f(false)
+	f(true)
+}
+
+// Where it cannot be asked who writes to a file, it is watched after it was moved.
+func TestWhatIsWrittenToAFileOfQueensThatWasMovedIsTakenToo(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t, func(o *Options) { o.noLeases = true })
+		q := w.writer("failover_" + queensName(0) + ".buf.tmp")
+		q.write(w.event(0))
+		one, two := w.event(1), w.event(2)
+		go func() {
+			defer q.close()
+			time.Sleep(700 * time.Millisecond)
+			if n := len(w.left("taken")); n != 1 {
+				w.errorf("%d files are moved", n)
+			}
+			q.write(one)
+			q.bytes(binary.NativeEndian.AppendUint32(nil, uint32(len(two))))
+			time.Sleep(700 * time.Millisecond)
+			q.bytes([]byte(two))
+		}()
+		w.boot(1)
+		w.drain()
+		w.quiet()
+		w.wantOrder("a", 0, 1, 2)
+		if n := w.b.stats.Taken.Load(); n != 3 {
+			w.errorf("%d are taken instead of each once", n)
+		}
+		return w.ended()
+	})
+}
+
 // The bound is for pushes. What is there is kept: else a start on it would fail each time.
 func TestQueensFilesAreTakenBeyondTheBound(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
@@ -394,4 +556,36 @@ func TestAStartThatIsStoppedTakesTheRestOfQueensFilesTheNextTime(t *testing.T) {
 			return w.ended()
 		})
 	}
+}
+
+// Nobody is asked for patience who is told to end.
+func TestAStopIsHeardWhileAWriterIsWaitedFor(t *testing.T) {
+	f := func(noLeases bool) {
+		t.Helper()
+		bubble(t, func(t *testing.T) *world {
+			w := emptyWorld(t, func(o *Options) { o.noLeases = noLeases })
+			q := w.writer("failover_" + queensName(0) + ".buf.tmp")
+			q.write(w.event(0))
+			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+			defer cancel()
+			began := time.Now()
+			o := w.o
+			o.fs = w.fs
+			if _, err := Open(ctx, o); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 400*time.Millisecond {
+				w.errorf("after %s: %v", time.Since(began), err)
+			}
+			if n := len(w.left("")); n != 1 {
+				w.errorf("%d files are left", n)
+			}
+			q.close()
+			w.fs.Kill()
+			w.boot(1)
+			w.drain()
+			w.quiet()
+			w.wantOrder("a", 0)
+			return w.ended()
+		})
+	}
+	f(false)
+	f(true)
 }
