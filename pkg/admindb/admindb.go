@@ -36,7 +36,7 @@ const (
 	// tried again.
 	LockTimeout = 5 * time.Second
 
-	// CallTimeout bounds a call, which may be many statements.
+	// CallTimeout bounds a call, which may be many statements; DoWithin has a bound of its own.
 	CallTimeout = time.Minute
 
 	// ResultBytesMax bounds what one statement may return. A larger result fails its call
@@ -69,7 +69,7 @@ type Stats struct {
 type Pool struct {
 	db       *pgxpool.Pool
 	timeouts [2]string // of a statement, of a lock; in milliseconds
-	calls    chan func(context.Context)
+	calls    chan func()
 	stats    Stats
 
 	mu     sync.Mutex // guards calls against being closed
@@ -113,7 +113,7 @@ func Open(o Options) (*Pool, error) {
 		stop()
 		return nil, fmt.Errorf("cannot make the pool: %w", err)
 	}
-	p := &Pool{db: db, timeouts: [2]string{milliseconds(o.StatementTimeout), milliseconds(LockTimeout)}, calls: make(chan func(context.Context), o.WaitingMax), ctx: ctx, stop: stop}
+	p := &Pool{db: db, timeouts: [2]string{milliseconds(o.StatementTimeout), milliseconds(LockTimeout)}, calls: make(chan func(), o.WaitingMax), ctx: ctx, stop: stop}
 	for range o.Connections {
 		p.done.Go(p.work)
 	}
@@ -124,17 +124,36 @@ func Open(o Options) (*Pool, error) {
 // valid until work returns. It returns at once; false means that the bound is reached or
 // the pool is closed, and work will not be called. Any goroutine.
 func (p *Pool) Do(work func(*Session)) bool {
+	return p.take(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, CallTimeout)
+		defer cancel()
+		p.call(ctx, work)
+	})
+}
+
+// DoWithin is Do for a call whose answer somebody waits for: from d after now on, nothing
+// that its session does waits for PostgreSQL, and every statement fails. A call that is not
+// begun by then, because all goroutines wait for PostgreSQL themselves, is begun in one of
+// its own: it finds out in the same way that its time is over, and has sent nothing.
+func (p *Pool) DoWithin(d time.Duration, work func(*Session)) bool {
+	ctx, cancel := context.WithTimeout(p.ctx, d)
+	var once sync.Once
+	// Whoever comes second waits for the first, so that Close has waited for work, too.
+	call := func() { once.Do(func() { p.call(ctx, work) }) }
+	if !p.take(func() { call(); cancel() }) {
+		cancel()
+		return false
+	}
+	context.AfterFunc(ctx, call)
+	return true
+}
+
+// take has a goroutine of the pool make a call, or refuses it.
+func (p *Pool) take(call func()) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return false
-	}
-	call := func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, CallTimeout)
-		defer cancel()
-		s := &Session{pool: p, ctx: ctx}
-		defer s.release()
-		work(s)
 	}
 	select {
 	case p.calls <- call:
@@ -147,6 +166,13 @@ func (p *Pool) Do(work func(*Session)) bool {
 	}
 }
 
+// call does work with a session of its own.
+func (p *Pool) call(ctx context.Context, work func(*Session)) {
+	s := &Session{pool: p, ctx: ctx}
+	defer s.release()
+	work(s)
+}
+
 // Reconnect has connections replaced that exist now, each when its call is done: another
 // server is the primary now. Any goroutine.
 func (p *Pool) Reconnect() { p.db.Reset() }
@@ -156,7 +182,7 @@ func (p *Pool) work() {
 	for call := range p.calls {
 		p.stats.Waiting.Add(-1)
 		p.stats.Working.Add(1)
-		call(p.ctx)
+		call()
 		p.stats.Working.Add(-1)
 	}
 }

@@ -392,6 +392,131 @@ func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
 	}
 }
 
+// pausing is a connection whose server hangs from when it is to be sent a text.
+type pausing struct {
+	net.Conn
+	at    string
+	pause func()
+}
+
+func (c *pausing) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(c.at)) {
+		c.pause()
+	}
+	return c.Conn.Write(b)
+}
+
+// PostgreSQL hangs, and whoever waits for an answer has one all the same: also whose call
+// has to wait for its turn. It is in doubt if the COMMIT was sent, and not done otherwise.
+func TestACallThatIsWaitedForEndsWhilePostgreSQLHangs(t *testing.T) {
+	server := postgrestest.Own(t, map[string]string{"fsync": "off"})
+	text, _ := postgrestest.DatabaseOn(t, server)
+	config, err := pgconn.ParseConfig(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := schema.Migrate(context.Background(), config, func(schema.Progress) {}); err != nil {
+		t.Fatal(err)
+	}
+	resume := func() {
+		if err := server.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	others := open(t, Options{Conn: config})
+	sql := func(sql string) (rows [][][]byte) {
+		t.Helper()
+		call(t, others, func(s *Session) {
+			if err := s.Transaction(func() (err error) { rows, err = s.rows(sql, nil); return err }); err != nil {
+				t.Error(err)
+			}
+		})
+		return rows
+	}
+	write := func(p *Pool, within time.Duration) error {
+		t.Helper()
+		ended := make(chan error, 1)
+		if !p.DoWithin(within, func(s *Session) {
+			_, err := s.Rows("system_state_write", "maintenance_mode", true)
+			ended <- err
+		}) {
+			t.Fatal("refused")
+		}
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(CallTimeout / 2):
+			resume()
+			t.Fatal("it is not answered while PostgreSQL hangs")
+			return nil
+		}
+	}
+
+	f := func(at string, inDoubt bool) {
+		t.Helper()
+		sql(`DELETE FROM queen.system_state`)
+		hangs := config.Copy()
+		hangs.RuntimeParams["application_name"] = "hangs"
+		var paused atomic.Bool // once is enough
+		hangs.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := config.DialFunc(ctx, network, address)
+			return &pausing{Conn: conn, at: at, pause: func() {
+				if paused.Swap(true) {
+					return
+				}
+				if err := server.Pause(); err != nil {
+					t.Error(err)
+				}
+			}}, err
+		}
+		p := open(t, Options{Conn: hangs, Connections: 1})
+		// A machine that is busy may need longer to come as far as that.
+		for within := 250 * time.Millisecond; !paused.Load(); within *= 2 {
+			if err := write(p, within); err == nil || paused.Load() && isInDoubt(err) != inDoubt {
+				t.Errorf("%s: %v", at, err)
+			}
+		}
+		// All calls that are worked on wait for PostgreSQL: the next one's turn does not come.
+		begun, ended := make(chan struct{}), make(chan struct{})
+		p.Do(func(s *Session) { close(begun); _, _ = s.Rows("system_state_read"); close(ended) })
+		<-begun
+		if err := write(p, time.Millisecond); err == nil || isInDoubt(err) {
+			t.Errorf("waiting: %v", err)
+		}
+		resume()
+		<-ended
+		p.Close(context.Background())
+		for len(sql(`SELECT FROM pg_stat_activity WHERE application_name = 'hangs-admin'`)) > 0 {
+		}
+		if rows := sql(`SELECT FROM queen.system_state`); len(rows) > 0 && !inDoubt {
+			t.Errorf("%s: it was done", at)
+		}
+	}
+	f("BEGIN", false)
+	f("queen.system_state", false)
+	f("COMMIT\x00", true)
+}
+
+func TestACallThatIsWaitedForIsMadeOnce(t *testing.T) {
+	p, err := Open(Options{Conn: &pgconn.Config{RuntimeParams: map[string]string{}}, Connections: 2, WaitingMax: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made atomic.Int64
+	for range 1000 {
+		if !p.DoWithin(time.Microsecond, func(*Session) { made.Add(1) }) {
+			t.Fatal("refused")
+		}
+	}
+	p.Close(context.Background())
+	if n := made.Load(); n != 1000 {
+		t.Errorf("%d calls were made of 1000", n)
+	}
+	if p.DoWithin(time.Microsecond, func(*Session) { t.Error("the pool is closed") }) {
+		t.Error("taken after Close")
+	}
+}
+
 func TestAResultIsBounded(t *testing.T) {
 	p := open(t, Options{Conn: database(t, false)})
 	call(t, p, func(s *Session) {
