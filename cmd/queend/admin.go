@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/queend/queend/pkg/admindb"
 	"github.com/queend/queend/pkg/api"
@@ -23,13 +24,17 @@ func (s *server) openAdmin(db *asyncdb.Database) error {
 }
 
 // adminOf is the pool as the router of one loop sees it.
-func (s *server) adminOf(l *loop.Loop) func(work func(api.Session), done func()) bool {
+func (s *server) adminOf(l *loop.Loop) func(within time.Duration, work func(api.Session), done func()) bool {
 	pool := s.admin.Load()
-	return func(work func(api.Session), done func()) bool {
-		return pool.Do(func(session *admindb.Session) {
+	return func(within time.Duration, work func(api.Session), done func()) bool {
+		call := func(session *admindb.Session) {
 			work(session)
 			l.Post(done)
-		})
+		}
+		if within > 0 {
+			return pool.DoWithin(within, call)
+		}
+		return pool.Do(call)
 	}
 }
 

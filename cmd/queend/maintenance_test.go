@@ -1,10 +1,14 @@
 package main
 
 import (
+	"net/http"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/queend/queend/pkg/admindb"
 	"github.com/queend/queend/pkg/postgres/postgrestest"
 )
 
@@ -87,4 +91,59 @@ func TestPopsAreStoppedForAllProcessesAndGoOn(t *testing.T) {
 	a.stopsPops(false)
 	a.says("GET", popMaintenance, "", 200, `{"message":"Pop maintenance mode is OFF. Normal operation.","popMaintenanceMode":false}`)
 	sound(t, db)
+}
+
+// PostgreSQL hangs, and nobody has noticed: whoever changes the mode hears so all the same.
+// What is in the database when it goes on is what all processes see.
+func TestAChangeOfMaintenanceModeIsAnsweredWhilePostgreSQLHangs(t *testing.T) {
+	server := postgrestest.Own(t, nil)
+	db := server.URL("postgres")
+	a, b := start(t, "DATABASE_URL="+db, "DB_FAILOVER_MS=2000"), start(t, "DATABASE_URL="+db)
+	paths := []string{"/api/v1/system/maintenance", popMaintenance}
+	type heard struct {
+		status      int
+		header      http.Header
+		text        string
+		path        string
+		whileItHung bool
+	}
+	var hangs atomic.Bool
+	for _, connected := range []bool{false, true} { // without a connection for it yet, and with some
+		hangs.Store(true)
+		if err := server.Pause(); err != nil {
+			t.Fatal(err)
+		}
+		all := slices.Repeat(paths, admindb.ConnectionsDefault) // some have to wait for a connection
+		answers := make(chan heard, len(all))
+		for _, path := range all {
+			go func() {
+				status, header, text := a.ask("POST", path, `{"enabled":true}`)
+				answers <- heard{status, header, text, path, hangs.Load()}
+			}()
+		}
+		limit := time.AfterFunc(neverHangs/4, func() { hangs.Store(false); _ = server.Resume() })
+		for range all {
+			h := <-answers
+			if !h.whileItHung || h.status != 503 || h.header.Get("Retry-After") != "1" || !strings.Contains(h.text, "PostgreSQL") {
+				t.Errorf("connected %v, %s: %d Retry-After %q, %s, while PostgreSQL hung: %v", connected, h.path, h.status, h.header.Get("Retry-After"), h.text, h.whileItHung)
+			}
+		}
+		limit.Stop()
+		if err := server.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "PostgreSQL to be back", func() bool {
+			status, _, _ := a.ask("POST", popMaintenance, `{"enabled":true}`)
+			return status == 200
+		})
+		b.stopsPops(true)
+		a.stopsPops(true)
+		a.says("POST", popMaintenance, `{"enabled":false}`, 200, `{"message":"Pop maintenance mode DISABLED. Normal operation resumed.","popMaintenanceMode":false}`)
+		b.stopsPops(false)
+		a.stopsPops(false)
+		a.says("GET", popMaintenance, "", 200, `{"message":"Pop maintenance mode is OFF. Normal operation.","popMaintenanceMode":false}`)
+		if n := query[int](t, db, `SELECT count(*)::int FROM queen.system_state WHERE key = 'maintenance_mode' AND value -> 'enabled' = 'true'`); n != 0 {
+			t.Error("a change was done of which nobody could know")
+		}
+	}
 }

@@ -95,6 +95,12 @@ func (r *Router) addAdmin() {
 // administer has work done elsewhere and answers with its outcome. work runs in a
 // goroutine: what it needs of the request must be copied before.
 func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
+	r.administerWithin(0, x, work)
+}
+
+// administerWithin is administer for work that is short: within bounds how long PostgreSQL
+// is waited for. 0: as long as any work.
+func (r *Router) administerWithin(within time.Duration, x Exchange, work func(Session) (outcome, error)) {
 	if r.stores == nil || r.stores.Admin == nil {
 		r.fail(x, 503, nil, "the database is not ready yet, try again in a second")
 		return
@@ -107,7 +113,7 @@ func (r *Router) administer(x Exchange, work func(Session) (outcome, error)) {
 	}
 	var o outcome
 	var err error
-	taken := r.stores.Admin(func(s Session) { o, err = work(s) }, func() {
+	taken := r.stores.Admin(within, func(s Session) { o, err = work(s) }, func() {
 		if err != nil {
 			if mayBeDone(err) && r.stores.AllChanged != nil {
 				r.stores.AllChanged() // whom it would have woken looks again

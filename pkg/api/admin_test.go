@@ -87,8 +87,12 @@ func newAdminWorld(t *testing.T, queens bool) *adminWorld {
 	w.router.Deadline = neverHangs
 	w.router.Open(Stores{
 		PushLegacy: pushes.Store(post), Config: w.config, IDs: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
-		Admin: func(work func(Session), done func()) bool {
-			return admin.Do(func(s *admindb.Session) { work(s); post(done) })
+		Admin: func(within time.Duration, work func(Session), done func()) bool {
+			call := func(s *admindb.Session) { work(s); post(done) }
+			if within > 0 {
+				return admin.DoWithin(within, call)
+			}
+			return admin.Do(call)
 		},
 		Changed:    func(name string) { w.changed = append(w.changed, name) },
 		AllChanged: func() { w.changed = append(w.changed, "*") },
@@ -377,7 +381,7 @@ func TestAdministrativeBodiesAreParsedStrictly(t *testing.T) {
 
 func TestTooManyAdministrativeRequestsAreRefused(t *testing.T) {
 	w := newWorld()
-	w.router.stores.Admin = func(func(Session), func()) bool { return false }
+	w.router.stores.Admin = func(time.Duration, func(Session), func()) bool { return false }
 	x := w.send(t, "GET", "/api/v1/dlq", "")
 	if x.status != 503 || !strings.Contains(x.header, "Retry-After: 1\r\n") || x.body != `{"error":"too many administrative requests at once, try again in a second"}` {
 		t.Errorf("%d %q %s", x.status, x.header, x.body)
@@ -403,7 +407,7 @@ func TestWhatTheDatabaseSaysBecomesAStatus(t *testing.T) {
 	w := newWorld()
 	f := func(err error, status int, header, answer string) {
 		t.Helper()
-		w.router.stores.Admin = func(work func(Session), done func()) bool {
+		w.router.stores.Admin = func(_ time.Duration, work func(Session), done func()) bool {
 			work(failing{err})
 			done()
 			return true
@@ -462,8 +466,8 @@ func (e *ending) Rows(name string, arguments ...any) (rows [][][]byte, err error
 // end has the transactions of a request end with err, after so many.
 func (w *adminWorld) end(after int, err error) (undo func()) {
 	admin := w.router.stores.Admin
-	w.router.stores.Admin = func(work func(Session), done func()) bool {
-		return admin(func(s Session) { work(&ending{s, after, err}) }, done)
+	w.router.stores.Admin = func(within time.Duration, work func(Session), done func()) bool {
+		return admin(within, func(s Session) { work(&ending{s, after, err}) }, done)
 	}
 	return func() { w.router.stores.Admin = admin }
 }

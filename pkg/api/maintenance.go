@@ -12,6 +12,11 @@ const (
 	popMaintenance  = "pop_maintenance_mode"
 )
 
+// maintainWithin is the time that a change of a flag has at least: more than a push (2 s),
+// because PostgreSQL may be slow just when somebody stops the pushes; less than the 5 s in
+// which every request is answered. Whoever lets pushes wait longer lets it wait as long.
+const maintainWithin = 4 * time.Second
+
 // BufferStatus is the file buffer in numbers, for people.
 type BufferStatus struct {
 	Healthy         bool // it can be written
@@ -100,10 +105,10 @@ func (r *Router) maintenance(x Exchange, answer func(push, pop bool) []byte) {
 
 // freshMaintenance asks the database. In a goroutine; how many there are is bounded by what
 // admin takes.
-func (r *Router) freshMaintenance(admin func(func(Session), func()) bool) (push, pop bool) {
+func (r *Router) freshMaintenance(admin func(time.Duration, func(Session), func()) bool) (push, pop bool) {
 	type flags struct{ push, pop, ok bool }
 	read := make(chan flags, 1)
-	taken := admin(func(s Session) {
+	taken := admin(r.Deadline, func(s Session) {
 		push, pop, err := ReadMaintenance(s)
 		read <- flags{push, pop, err == nil}
 	}, func() {})
@@ -159,7 +164,8 @@ func (r *Router) setPopMaintenance(x Exchange) {
 }
 
 // maintain sets a flag for all processes. done, in a goroutine, has this one know what was
-// committed, and returns the answer: who has heard it finds it so.
+// committed, and returns the answer: who has heard it finds it so. If it may have been
+// committed, nothing is believed: the database is asked every second.
 func (r *Router) maintain(x Exchange, key string, done func(on bool) []byte) {
 	body, err := readBody(x, true)
 	on := body.yes("enabled")
@@ -170,7 +176,7 @@ func (r *Router) maintain(x Exchange, key string, done func(on bool) []byte) {
 		r.adminFault(x, err)
 		return
 	}
-	r.administer(x, func(s Session) (outcome, error) {
+	r.administerWithin(max(r.Deadline, maintainWithin), x, func(s Session) (outcome, error) {
 		if _, err := s.Rows("system_state_write", key, on); err != nil {
 			return outcome{}, err
 		}

@@ -161,9 +161,11 @@ func TestWithoutPostgreSQLFlagsAreShownAndNotSet(t *testing.T) {
 	}
 	f("the loops know it", func(w *maintained) { w.connected = false })
 	f("nobody knows it yet", func(w *maintained) {
-		w.router.stores.Admin = func(work func(Session), done func()) bool { return lost(work, done, w) }
+		w.router.stores.Admin = func(_ time.Duration, work func(Session), done func()) bool { return lost(work, done, w) }
 	})
-	f("too many ask", func(w *maintained) { w.router.stores.Admin = func(func(Session), func()) bool { return false } })
+	f("too many ask", func(w *maintained) {
+		w.router.stores.Admin = func(time.Duration, func(Session), func()) bool { return false }
+	})
 	f("it was not there at the start", func(w *maintained) { w.router.stores = nil })
 }
 
@@ -172,7 +174,7 @@ func TestFlagsAreShownWhenPostgreSQLDoesNotAnswer(t *testing.T) {
 	w := newMaintained(t, false)
 	w.router.Deadline, w.pop = time.Millisecond, true
 	release := make(chan struct{})
-	w.router.stores.Admin = func(work func(Session), done func()) bool {
+	w.router.stores.Admin = func(_ time.Duration, work func(Session), done func()) bool {
 		go func() {
 			<-release
 			work(failing{errors.New("cannot reach PostgreSQL")})
@@ -183,6 +185,47 @@ func TestFlagsAreShownWhenPostgreSQLDoesNotAnswer(t *testing.T) {
 	w.says("GET", popPath, "", 200, popShowOn)
 	close(release)
 	w.turn()
+}
+
+// What PostgreSQL does not do in time is not done, and not done later either.
+func TestAFlagThatCannotBeSetInTimeIsNotSet(t *testing.T) {
+	w := newMaintained(t, false)
+	for _, path := range []string{pushPath, popPath} {
+		w.says("POST", path, `{"enabled":false}`, 200, map[string]string{pushPath: strings.Replace(goldenOff, ":2", ":0", 1), popPath: goldenPopOff}[path])
+	}
+	w.router.Deadline = time.Millisecond // the bound of a change is its own
+	w.sql(`BEGIN`)
+	w.sql(`LOCK TABLE queen.system_state`)
+	for _, path := range []string{pushPath, popPath} {
+		x := w.says("POST", path, `{"enabled":true}`, 503, `{"error":"PostgreSQL does not answer, try again in a second"}`)
+		if !strings.Contains(x.header, "Retry-After: 1\r\n") {
+			t.Errorf("%q", x.header)
+		}
+	}
+	w.sql(`COMMIT`)
+	w.holds(`SELECT DISTINCT value FROM queen.system_state WHERE key LIKE '%maintenance_mode'`, `{"enabled": false}`)
+	if w.push || w.pop {
+		t.Errorf("the process knows %v %v", w.push, w.pop)
+	}
+}
+
+// Whether it was committed is the database's to say: the process does not believe that it was.
+func TestAFlagThatMayBeSetIsNotBelieved(t *testing.T) {
+	w := newMaintained(t, false)
+	w.router.stores.Admin = func(_ time.Duration, work func(Session), done func()) bool {
+		work(failing{inDoubt{}})
+		w.posts <- done
+		return true
+	}
+	for _, path := range []string{pushPath, popPath} {
+		x := w.says("POST", path, `{"enabled":true}`, 503, `{"error":"PostgreSQL does not answer, try again in a second; it may have been done"}`)
+		if !strings.Contains(x.header, "Retry-After: 1\r\n") {
+			t.Errorf("%q", x.header)
+		}
+	}
+	if w.push || w.pop {
+		t.Errorf("the process knows %v %v", w.push, w.pop)
+	}
 }
 
 func TestWhatIsInTheBufferIsShownWithoutPostgreSQL(t *testing.T) {

@@ -72,7 +72,7 @@ func TestAQueueOfManyPartitionsIsDeletedPieceByPiece(t *testing.T) {
 		deleted := func() {
 			t.Helper()
 			done := false
-			if !w.router.stores.Admin(func(s Session) { existed, err = (&deletion{s: s, queue: "q", until: until, atOnce: 2}).run() }, func() { done = true }) {
+			if !w.router.stores.Admin(0, func(s Session) { existed, err = (&deletion{s: s, queue: "q", until: until, atOnce: 2}).run() }, func() { done = true }) {
 				t.Fatal("refused")
 			}
 			for !done {

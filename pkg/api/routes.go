@@ -81,7 +81,11 @@ type Stores struct {
 	// Admin has work done in a goroutine, with a session of its own, and then done
 	// called on the loop. It returns at once; false means that too much waits already,
 	// and nothing will be called. Any goroutine. nil: there are no administrative routes.
-	Admin func(work func(Session), done func()) bool
+	//
+	// From within after the call on, the session's statements fail instead of waiting, also
+	// those of work that had to wait for its turn until then. 0: they have as long as
+	// administrative work may take, which is longer than most clients wait.
+	Admin func(within time.Duration, work func(Session), done func()) bool
 
 	// Changed hears that messages of a queue may have become claimable otherwise than
 	// by a push: a cursor was moved, a message was put back, a group begins anew. It is
