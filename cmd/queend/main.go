@@ -10,8 +10,9 @@
 //	                                 writer ─→ disk ─→ drain ─→ replay lane, on one of the loops ─→ PostgreSQL
 //
 // Start, in this order: log, private PostgreSQL (if asked for), the port, file buffer, loops
-// (clients are accepted, and pushes go to disk from here on), schema, lanes, drain. READY is told to systemd
-// when the lanes are connected, or before, when pushes can be buffered. Stop in reverse.
+// (clients are accepted, and pushes go to disk from here on), schema, lanes, drain. READY is
+// told to systemd when the lanes are connected, or before, when pushes can be buffered. Stop
+// in reverse.
 package main
 
 import (
