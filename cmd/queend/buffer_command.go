@@ -61,7 +61,9 @@ func (BufferCommand) Help() string { return bufferManual }
 func (BufferList) Help() string {
 	return `A line for each file of records: its size, the records in it, how many of them are delivered already (the file goes when all are), the messages in the others, and when its first and its last record were written.
 
-Then what else is there: poison.jsonl, the messages that PostgreSQL has refused, with their reasons; quarantine/, damaged bytes that were set aside; taken/, files of Queen's server that were taken over, which may be deleted.
+Exit status 1, and a line on stderr, when a file could not be read: what is in it is not counted.
+
+Then what else is there: poison.jsonl, the messages that PostgreSQL has refused, with their reasons; quarantine/, damaged bytes that were set aside, and whole files that could not be read everywhere; taken/, files of Queen's server that were taken over, which may be deleted.
 
 ` + bufferManual
 }
@@ -85,6 +87,8 @@ A line is an item of a push, so that this pushes them elsewhere, in order; what 
     printf '{"items":[%s]}' "$line" |
       curl -fsS http://127.0.0.1:6632/api/v1/push -H 'Content-Type: application/json' --data-binary @- || break
   done < FILE
+
+What the disk does not give is passed over; the exit status is 1 then, and the file is named. A server does the same after some tries, and keeps such a file in quarantine/. When the disk gives it again, this exports it: copy it into an empty directory, without the .bad at its name's end, and give that as --dir. What was delivered already is in it too.
 
 A server that has the directory goes on delivering meanwhile: a message that was exported may be delivered as well.
 
@@ -142,12 +146,20 @@ func listBuffer(l *BufferList, out io.Writer) error {
 	if err := errors.Join(err, b.Flush()); err != nil {
 		return fmt.Errorf("cannot print what is there: %w", err)
 	}
+	if unread := c.Unread(); len(unread) > 0 {
+		return fmt.Errorf("%s could not be read, or not all of it; messages may wait in it that are not counted, keep it: %s: %s",
+			plural(len(unread), "file"), unread[0].Name, unread[0].Error)
+	}
 	return nil
 }
 
 // writeContents prints what is there, for people.
 func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
-	fmt.Fprintf(out, "%s: %s wait, %s\n", c.Dir, plural(c.Messages, "message"), serverHere(c))
+	least := ""
+	if len(c.Unread()) > 0 {
+		least = "at least "
+	}
+	fmt.Fprintf(out, "%s: %s%s wait, %s\n", c.Dir, least, plural(c.Messages, "message"), serverHere(c))
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	if len(c.Segments) > 0 {
 		fmt.Fprintln(table, "FILE\tBYTES\tRECORDS\tDELIVERED\tMESSAGES\tOLDEST\tNEWEST")
@@ -174,6 +186,10 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 		fmt.Fprintln(out)
 	}
 	for _, f := range c.Quarantine {
+		if f.Bytes == 0 {
+			fmt.Fprintf(out, "quarantine/%s: a place that the disk did not give; its file is kept here when all the rest is delivered\n", f.Name)
+			continue
+		}
 		fmt.Fprintf(out, "quarantine/%s: %d damaged bytes that were set aside\n", f.Name, f.Bytes)
 	}
 	for _, f := range c.Taken {

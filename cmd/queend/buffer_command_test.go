@@ -220,6 +220,41 @@ func TestVerifyFindsDamageAndSaysWhereItIs(t *testing.T) {
 	}
 }
 
+// An operator may delete a buffer of which ls says that nothing waits.
+func TestABufferThatCannotBeReadIsNotSaidToBeEmpty(t *testing.T) {
+	dir := t.TempDir()
+	p := launch(t, nowhere, "FILE_BUFFER_DIR="+dir, "QUEEND_FILE_BUFFER_SEGMENT_BYTES=65536")
+	p.await("listening")
+	for range 4 {
+		p.buffers(`{"queue":"q","payload":"` + strings.Repeat("x", 40_000) + `"}`)
+	}
+	p.kill()
+	// The kernel gives nothing of this file's beginning, as of a bad sector.
+	bad := contents(t, dir).Segments[1].Name
+	if err := os.Remove(filepath.Join(dir, bad)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/proc/self/mem", filepath.Join(dir, bad)); err != nil {
+		t.Fatal(err)
+	}
+	f := func(part string, args ...string) string {
+		t.Helper()
+		code, out, says := bufferDoes(t, dir, args)
+		if code != 1 || !strings.Contains(says, bad) || !strings.Contains(says, "input/output error") || !strings.Contains(out, part) {
+			t.Errorf("%v: exit %d: %s%s", args, code, out, says)
+		}
+		return out
+	}
+	f(dir+": at least 3 messages wait", "ls")
+	f(`"error": "`, "ls", "--json")
+	if out := f(`"queue":"q"`, "export"); strings.Count(out, "\n") != 3 {
+		t.Errorf("export: %s", out)
+	}
+	if code, out, _ := bufferDoes(t, dir, []string{"verify"}); code != 1 || !strings.Contains(out, bad+": cannot be read: ") {
+		t.Errorf("verify: exit %d: %s", code, out)
+	}
+}
+
 func TestVerifyRaisesNoFalseAlarmWhileAServerWritesAndDelivers(t *testing.T) {
 	dir, db := t.TempDir(), postgrestest.Database(t)
 	if code, output := runToEnd(t, []string{"migrate", "apply"}, "DATABASE_URL="+db); code != 0 {

@@ -47,7 +47,7 @@ type Segment struct {
 	Name     string     `json:"name"`
 	Bytes    int64      `json:"bytes"`
 	Records  int        `json:"records"`  // that are there, released ones too
-	Released int        `json:"released"` // of these
+	Released int        `json:"released"` // of these, by their numbers
 	Messages int        `json:"messages"` // that wait, in all the other records
 	Oldest   *time.Time `json:"oldest,omitempty"`
 	Newest   *time.Time `json:"newest,omitempty"`
@@ -56,7 +56,7 @@ type Segment struct {
 	Damaged    []Damage     `json:"damaged,omitempty"`
 	TornTail   int64        `json:"tornTail,omitempty"`   // bytes at the end of the newest one that are no record, or no record yet
 	Unreadable []Unreadable `json:"unreadable,omitempty"` // records that are whole and make no sense
-	Error      string       `json:"error,omitempty"`      // why it could not be read, or not to the end
+	Error      string       `json:"error,omitempty"`      // why it could not be read, or not all of it: more may wait in it than was counted
 
 	base, last uint64
 	err        error
@@ -148,7 +148,7 @@ func Describe(dir string) (*Contents, error) {
 func (c *Contents) inspect() error {
 	err := journal.Inspect(c.Dir, nil, func(info journal.SegmentInfo) {
 		s := Segment{
-			Name: info.Name, Bytes: info.Bytes, Records: info.Records, Sealed: info.Sealed,
+			Name: info.Name, Bytes: info.Bytes, Records: info.Records, Released: info.Done, Sealed: info.Sealed,
 			TornTail: info.TornTail, base: info.Base, last: info.Last, err: info.Err,
 		}
 		for _, r := range info.Damaged {
@@ -221,12 +221,16 @@ func (c *Contents) count() error {
 		}
 		return nil
 	})
+	var unread *journal.UnreadError
+	if errors.As(err, &unread) {
+		err = nil // it is said with each segment
+	}
 	for i := range c.Segments {
 		s := &c.Segments[i]
-		s.Records = max(s.Records, waiting[s]) // some were written since it was inspected
-		s.Released = s.Records - waiting[s]
-		if s.err != nil {
-			err = nil // it is said there
+		s.Records = max(s.Records, s.Released+waiting[s]) // some were written since it was inspected
+		if unread != nil && s.err == nil && unread.Segments[s.Name] != nil {
+			s.err = unread.Segments[s.Name]
+			s.Error = s.err.Error()
 		}
 	}
 	for name, q := range queues {
@@ -307,7 +311,18 @@ func filesIn(dir string, is func(name string) bool) (files []File, err error) {
 	return files, err
 }
 
-// Messages gives each message of a directory that waits, in the order of delivery. With a
+// Unread are the segments that could not be read, or not all of.
+func (c *Contents) Unread() (unread []*Segment) {
+	for i := range c.Segments {
+		if c.Segments[i].err != nil {
+			unread = append(unread, &c.Segments[i])
+		}
+	}
+	return unread
+}
+
+// Messages gives each message of a directory that waits, in the order of delivery. The error
+// is a *journal.UnreadError when all were given but those that the disk does not give. With a
 // sealer the payloads are opened. A record that makes no sense is a message with a reason
 // and nothing but the record.
 func Messages(dir string, s *queue.Sealer, each func(*Message) error) error {

@@ -16,13 +16,14 @@ type SegmentInfo struct {
 	First    uint64 // record that was found, 0 when there is none
 	Last     uint64 // record that was found
 	Records  int    // that were found
+	Done     int    // of these, those that are released
 	Oldest   time.Time
 	Newest   time.Time
 	Released uint64   // records up to this one are done, of all segments
 	Sealed   bool     // it was closed, and ends with a seal
 	Damaged  []Region // what is no frames
 	TornTail int64    // bytes at the end of the newest segment that are no frame; of one that is being written to, they may become one
-	Err      error    // that it could not be read, or not to the end
+	Err      error    // that it could not be read, or not all of it; what was found is around that
 }
 
 // Inspect looks at each segment of a directory, oldest first, and changes nothing. The
@@ -36,10 +37,28 @@ func Inspect(dir string, f FS, each func(SegmentInfo)) error {
 }
 
 // Read reads all records of a directory that are not released, oldest first, and
-// changes nothing; damage is passed over. It ends with the first error of each, or of
-// the file system.
+// changes nothing. It ends with the first error of each. Damage is passed over, and so is
+// what cannot be read: then the error is an *UnreadError, when all the rest has been read.
 func Read(dir string, f FS, each func(Record) error) error {
-	return walk(dir, f, func(info SegmentInfo) error { return info.Err }, each)
+	var ended error
+	unread := &UnreadError{Segments: map[string]error{}}
+	err := walk(dir, f, func(info SegmentInfo) error {
+		var version *VersionError
+		if errors.As(info.Err, &version) {
+			return version
+		}
+		if ended == nil && info.Err != nil {
+			unread.Segments[info.Name] = info.Err
+		}
+		return ended
+	}, func(rec Record) error {
+		ended = each(rec)
+		return ended
+	})
+	if err == nil && len(unread.Segments) > 0 {
+		return unread
+	}
+	return err
 }
 
 // walk reads the segments of a directory.
@@ -66,7 +85,10 @@ func walk(dir string, f FS, done func(SegmentInfo) error, each func(Record) erro
 			continue // it was released just now
 		}
 		if err == nil {
-			err = walkSegment(file, s, newest, &info, each)
+			h := &holey{File: file}
+			if err = walkSegment(h, s, newest, &info, each); err == nil {
+				err = h.unread()
+			}
 			_ = file.Close()
 		}
 		info.Err = err
@@ -127,7 +149,11 @@ func (info *SegmentInfo) add(f frame, each func(Record) error) error {
 	}
 	info.Records++
 	info.Last, info.Newest = f.seq, at
-	if each == nil || f.seq <= info.Released {
+	if f.seq <= info.Released {
+		info.Done++
+		return nil
+	}
+	if each == nil {
 		return nil
 	}
 	return each(Record{Seq: f.seq, Time: at, Kind: f.kind, Payload: f.payload})
