@@ -209,6 +209,7 @@ func exportBuffer(set *metrics.Set, buffer *filebuffer.Buffer) {
 	counter("queend_buffer_retries_total", "Transactions of the drain that were tried again.", func() float64 { return float64(s.Retries.Load()) })
 	counter("queend_buffer_syncs_total", "Times that the buffer waited for the disk.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Syncs) }))
 	counter("queend_buffer_write_errors_total", "Writes to the buffer that failed.", func() float64 { return float64(s.WriteErrors.Load()) })
+	counter("queend_buffer_read_errors_total", "Tries to read what waits on disk that failed; the drain stands still meanwhile.", func() float64 { return float64(s.ReadErrors.Load()) })
 	counter("queend_buffer_overloaded_total", "Pushes refused because too much waits for the disk.", func() float64 { return float64(s.Overloaded.Load()) })
 	counter("queend_buffer_refused_total", "Pushes refused because they could not be buffered.", func() float64 { return float64(s.Refused.Load()) })
 }

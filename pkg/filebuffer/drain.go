@@ -78,13 +78,15 @@ func (b *Buffer) Drain(r Replay) {
 // scan puts what is on disk at the start into the gate: the records up to end.
 func (b *Buffer) scan(end uint64) {
 	defer close(b.scanned)
-	r := b.journal.Reader()
+	r := reading{b: b, reader: b.journal.Reader()}
 	var op queue.Op
-	n := 0
+	n, at := 0, b.journal.Stats().First
 	var oldest time.Time
 	for b.ctx.Err() == nil {
-		rec, err := r.Next()
+		rec, err := r.next()
 		if err == nil && rec.Seq <= end && end > 0 {
+			b.missing(at, rec.Seq)
+			at = rec.Seq + 1
 			if n == 0 {
 				oldest = rec.Time
 			}
@@ -92,10 +94,10 @@ func (b *Buffer) scan(end uint64) {
 			continue
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
-			b.o.Log.Error().Err(err).Msg("the file buffer cannot be read; trying again")
 			b.pause(time.Second)
 			continue
 		}
+		b.missing(at, end+1)
 		break
 	}
 	if b.ctx.Err() != nil {
@@ -128,7 +130,7 @@ func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 type drainer struct {
 	b       *Buffer
 	to      Replay
-	reader  *journal.Reader
+	disk    reading
 	ahead   *journal.Record       // read, and not in a window yet
 	op      queue.Op              // the window
 	last    uint64                // the last record in it
@@ -153,7 +155,7 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, reader: b.journal.Reader(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d := &drainer{b: b, to: to, disk: reading{b: b, reader: b.journal.Reader()}, done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
 	d.begin()
 	defer b.flushAll() // what is held waits for nothing now
 	defer b.reopen()
@@ -356,7 +358,7 @@ func (d *drainer) read() (end bool) {
 		rec := d.ahead
 		d.ahead = nil
 		if rec == nil {
-			next, err := d.reader.Next()
+			next, err := d.disk.next()
 			if errors.Is(err, io.EOF) {
 				return true
 			}
@@ -364,6 +366,7 @@ func (d *drainer) read() (end bool) {
 				d.trouble("the file buffer cannot be read: " + err.Error())
 				return false
 			}
+			d.b.foundLate(next)
 			rec = &next
 		}
 		before, cost := len(d.op.Items), d.op.Cost

@@ -126,6 +126,7 @@ type Buffer struct {
 	writerWake chan struct{}
 	drainWake  chan struct{}
 	scanned    chan struct{} // closed when what was on disk at the start is in the gate
+	unfound    []run         // but for these: the scan's, and then the drain's
 	opened     chan struct{} // closed when the journal is open
 	stop       context.CancelFunc
 	ctx        context.Context // of the drain and the scan

@@ -17,6 +17,7 @@ type Stats struct {
 	Overloaded  atomic.Uint64 // pushes refused because too much waits for the disk
 	Refused     atomic.Uint64 // pushes that could not be buffered, for whatever reason: 503
 	WriteErrors atomic.Uint64 // groups that could not be written
+	ReadErrors  atomic.Uint64 // tries to read what waits that failed
 	Taken       atomic.Uint64 // messages taken over from files that Queen has left
 	Pending     atomic.Int64  // messages that wait on disk
 	Held        atomic.Int64  // pushes that are held while the buffer closes

@@ -40,6 +40,7 @@ type world struct {
 	lives  int
 	cost   int    // of each push at least
 	unread string // the next process waits for this file
+	hole   string // of this file the disk does not give the second page
 
 	anyGiven bool // also transactions that no client has named are expected
 
@@ -121,7 +122,7 @@ func (w *world) now() time.Duration { return time.Hour + time.Since(w.start) }
 // boot starts a process on what is on the disk. Its ids begin anywhere: the clock was set.
 func (w *world) boot(loops int) {
 	w.lives++
-	w.disk = &disk{FS: w.fs}
+	w.disk = &disk{FS: w.fs, hole: w.hole}
 	if w.unread != "" {
 		w.disk.hang()
 		w.disk.unread = w.unread
@@ -727,6 +728,7 @@ type disk struct {
 	mu      sync.Mutex
 	hanging chan struct{} // syncs wait for it
 	unread  string        // not syncs, but reads of this file
+	hole    string        // of this file the second page cannot be read
 }
 
 func (d *disk) hang() {
@@ -744,6 +746,13 @@ func (d *disk) let() {
 		close(d.hanging)
 		d.hanging = nil
 	}
+}
+
+// puncture makes a hole in a file; without a name it is whole again.
+func (d *disk) puncture(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hole = name
 }
 
 // did looks at an error, and is ErrPower for a dead process.
@@ -822,6 +831,15 @@ func (f *diskFile) wait(read bool) {
 func (f *diskFile) ReadAt(b []byte, off int64) (int, error) {
 	if len(b) > 64 { // more than a header, which is read when a journal is opened
 		f.wait(true)
+	}
+	f.d.mu.Lock()
+	holed := f.d.hole == f.name && off < 8<<10 && off+int64(len(b)) > 4<<10
+	f.d.mu.Unlock()
+	if holed && off >= 4<<10 {
+		return 0, syscall.EIO
+	}
+	if holed {
+		b = b[:4<<10-off] // what is before it comes
 	}
 	return f.File.ReadAt(b, off)
 }

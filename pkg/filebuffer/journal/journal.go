@@ -14,6 +14,8 @@
 //	00000000000000000001.queend  a segment: a header and frames. The name is the first
 //	00000000000000004711.queend  frame's sequence number
 //	quarantine/…@4096.bad        bytes of a segment that were no frames, kept for a human
+//	quarantine/….queend.bad      a segment that was done, of which not all could be read or copied
+//	quarantine/….unread.bad      empty: a segment is to be kept so
 //
 // Sequence numbers rise by one from frame to frame and from segment to segment. A
 // segment is made under another name, with its first records in it, synced, and only

@@ -14,9 +14,10 @@ type Reader struct {
 	j    *Journal
 	from uint64 // records before it are passed over
 
-	seg  *segment
-	file File // seg's, nil until it is opened
-	scan scan
+	seg     *segment
+	file    File // seg's, nil until it is opened
+	scan    scan
+	passing bool // what of seg cannot be read is passed over
 }
 
 // Reader returns a reader that begins with the first record that is not released.
@@ -29,7 +30,7 @@ func (j *Journal) Reader() *Reader {
 // Next returns the next record. io.EOF says that there is none now: later there may
 // be. Damage is no error: it is set aside, and what is behind it comes next. Any other
 // error says that the disk cannot be read now, or, when it is a *VersionError, that the
-// segment is not ours to read; Next may be called again.
+// segment is not ours to read; Next may be called again, after PassOver or as it is.
 func (r *Reader) Next() (Record, error) {
 	for {
 		if r.seg == nil && !r.advance() {
@@ -65,18 +66,21 @@ func (r *Reader) read(last uint64, end int64) (f frame, ok bool, err error) {
 		}
 	}
 	r.scan.end = end
-	prev := r.scan.prev
+	before := r.scan
 	f, bad, err := r.scan.next()
 	if err != nil && err != io.EOF {
 		return frame{}, false, r.j.failed("read", r.seg.name(), err)
 	}
 	if ok = err == nil && f.seq <= last; !ok {
 		// The segment ends here, before all that should be in it was found.
-		bad.Lost = last - prev
+		bad.Lost = last - before.prev
 		r.scan.prev = last
 	}
 	if !bad.empty() {
-		r.j.setAside(r.seg, r.file, bad)
+		if err := r.damaged(bad); err != nil {
+			r.scan = before // it is not safe yet to go on
+			return frame{}, false, err
+		}
 	}
 	return f, ok, nil
 }
@@ -92,8 +96,15 @@ func (r *Reader) open() error {
 		}
 		return nil
 	}
+	if r.passing && isUnreadable(err) {
+		return r.j.keepUnread(r.seg, Region{Bytes: r.scan.end, Lost: r.seg.last - r.scan.prev}, r.j.failed("open", r.seg.name(), err))
+	}
 	if err != nil {
 		return r.j.failed("open", r.seg.name(), err)
+	}
+	if r.passing {
+		f = &holey{File: f}
+		r.scan.chunk = nil // there may be holes in it of which this file knows nothing
 	}
 	ok, err := checkSegmentHeader(f, r.seg.base)
 	if err != nil {
@@ -104,13 +115,13 @@ func (r *Reader) open() error {
 		}
 		return r.j.failed("read", r.seg.name(), err)
 	}
-	if !ok {
-		r.j.setAside(r.seg, f, Region{Bytes: segmentHeaderBytes})
-	}
 	if r.scan.f == nil {
 		r.scan = newScan(f, r.seg.base, 0)
 	}
 	r.scan.f, r.file = f, f
+	if !ok && r.holey().unread() == nil { // a hole goes on behind the header, where the records are
+		r.j.setAside(r.seg, f, Region{Bytes: segmentHeaderBytes})
+	}
 	return nil
 }
 
@@ -124,7 +135,7 @@ func (r *Reader) advance() bool {
 		return true // it has grown since
 	}
 	_ = r.Close()
-	r.seg, r.scan = s, scan{prev: s.base - 1}
+	r.seg, r.scan, r.passing = s, scan{prev: s.base - 1}, false
 	return true
 }
 

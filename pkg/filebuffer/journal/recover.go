@@ -30,6 +30,7 @@ func (j *Journal) recover() error {
 	if err := j.listAside(); err != nil {
 		return err
 	}
+	j.keepThose(segs)
 	for _, name := range fresh {
 		_ = j.failed("remove", name, j.fs.Remove(j.path(name))) // in the way of nobody
 	}
@@ -95,14 +96,17 @@ func (j *Journal) checkHeaders(segs []*segment) error {
 			continue
 		}
 		f, err := j.fs.Open(j.path(s.name()))
-		if err != nil {
-			return j.failed("open", s.name(), err)
+		if err == nil {
+			_, err = checkSegmentHeader(f, s.base)
+			_ = f.Close()
 		}
-		_, err = checkSegmentHeader(f, s.base)
-		_ = f.Close()
 		var version *VersionError
 		if errors.As(err, &version) {
 			return err
+		}
+		if isUnreadable(err) {
+			_ = j.failed("read", s.name(), err)
+			continue // the Reader's to say: what is in the others can be delivered
 		}
 		if err != nil {
 			return j.failed("read", s.name(), err)
