@@ -157,9 +157,6 @@ func (b *Buffer) drain(to Replay) {
 	}
 	d := &drainer{b: b, to: to, disk: reading{b: b, reader: b.journal.Reader()}, done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
 	d.begin()
-	defer b.flushAll() // what is held waits for nothing now
-	defer b.reopen()
-	defer b.delivering.Store(false)
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
 			<-b.drainWaker()
@@ -192,6 +189,10 @@ func (b *Buffer) drain(to Replay) {
 			b.pause(rest)
 		}
 	}
+	// Not deferred: a panic may have come with the lock held, and is to be heard of.
+	b.delivering.Store(false)
+	b.reopen()
+	b.flushAll() // what is held waits for nothing now
 }
 
 // begin begins to count, and to see how much PostgreSQL takes.
