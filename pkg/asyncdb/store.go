@@ -286,11 +286,7 @@ func (s *Store) giveBack(now time.Duration) {
 		}
 		b.Fail(queue.Fault{Code: queue.Outage, Message: sentence})
 	})
-	for s.gather.waiting() > 0 {
-		op := s.gather.pop()
-		op.Fault = queue.Fault{Code: queue.Outage, Message: string(refusedAway)}
-		s.complete(op, now)
-	}
+	s.refuseWaiting(queue.Fault{Code: queue.Outage, Message: string(refusedAway)})
 	s.gauge()
 	s.endIfDone()
 }
@@ -347,6 +343,9 @@ func (s *Store) Close(ctx context.Context) error {
 // closeGrace is how long a loop that runs can need, at most, to run what was posted.
 const closeGrace = 10 * time.Second
 
+// stopping is what an op hears that a server which stops does not work on.
+var stopping = queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}
+
 // Hasten is for a server that is about to stop, and has clients who are to hear of it at
 // once: from now on nothing waits for a connection where there is none, but what may be done
 // already. It is not for a store that gives back. Any goroutine.
@@ -362,9 +361,9 @@ func (s *Store) refuseUnconnected() {
 	if !s.hasty || s.closed || s.state != down {
 		return
 	}
-	s.refuseWaiting()
+	s.refuseWaiting(stopping)
 	if !s.mayBeStored() {
-		s.handBack(s.sv.Now(), func(b Batch) { b.Fail(queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}) })
+		s.handBack(s.sv.Now(), func(b Batch) { b.Fail(stopping) })
 	}
 	s.gauge()
 	s.endIfDone()
@@ -381,11 +380,11 @@ func (s *Store) mayBeStored() bool {
 }
 
 // refuseWaiting completes the ops that are in no batch yet.
-func (s *Store) refuseWaiting() {
+func (s *Store) refuseWaiting(fault queue.Fault) {
 	now := s.sv.Now()
 	for s.gather.waiting() > 0 {
 		op := s.gather.pop()
-		op.Fault = queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)}
+		op.Fault = fault
 		s.complete(op, now)
 	}
 }
@@ -395,12 +394,12 @@ func (s *Store) giveUp() {
 	if s.closed {
 		return
 	}
-	s.refuseWaiting()
+	s.refuseWaiting(stopping)
 	now := s.sv.Now()
 	s.handBack(now, func(b Batch) {
 		// What is in flight may be done all the same: its own sentence says so.
 		s.completeAll(b.Expire(math.MaxInt64), now)
-		b.Fail(queue.Fault{Code: queue.Unavailable, Message: string(refusedClosed)})
+		b.Fail(stopping)
 	})
 }
 
