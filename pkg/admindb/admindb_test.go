@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/queend/queend/pkg/postgres"
 	"github.com/queend/queend/pkg/postgres/postgrestest"
 	"github.com/queend/queend/pkg/schema"
 )
@@ -354,7 +355,9 @@ func TestCloseBreaksOffWhatTakesTooLong(t *testing.T) {
 	}
 }
 
-func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
+// ownServer is a PostgreSQL that a test may stop, with our tables.
+func ownServer(t *testing.T) (*postgres.Server, *pgconn.Config) {
+	t.Helper()
 	server := postgrestest.Own(t, map[string]string{"fsync": "off"})
 	text, _ := postgrestest.DatabaseOn(t, server)
 	config, err := pgconn.ParseConfig(text)
@@ -364,6 +367,11 @@ func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
 	if _, err := schema.Migrate(context.Background(), config, func(schema.Progress) {}); err != nil {
 		t.Fatal(err)
 	}
+	return server, config
+}
+
+func TestPostgreSQLMayGoAndComeBack(t *testing.T) {
+	server, config := ownServer(t)
 	p := open(t, Options{Conn: config, Connections: 1})
 	ask := func() (err error) {
 		call(t, p, func(s *Session) { _, err = s.Rows("admin_queue_lock", "q") })
@@ -409,15 +417,7 @@ func (c *pausing) Write(b []byte) (int, error) {
 // PostgreSQL hangs, and whoever waits for an answer has one all the same: also whose call
 // has to wait for its turn. It is in doubt if the COMMIT was sent, and not done otherwise.
 func TestACallThatIsWaitedForEndsWhilePostgreSQLHangs(t *testing.T) {
-	server := postgrestest.Own(t, map[string]string{"fsync": "off"})
-	text, _ := postgrestest.DatabaseOn(t, server)
-	config, err := pgconn.ParseConfig(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := schema.Migrate(context.Background(), config, func(schema.Progress) {}); err != nil {
-		t.Fatal(err)
-	}
+	server, config := ownServer(t)
 	resume := func() {
 		if err := server.Resume(); err != nil {
 			t.Fatal(err)
