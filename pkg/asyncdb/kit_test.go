@@ -286,6 +286,7 @@ type server struct {
 
 	patience []string // the statement time-outs that were asked for
 
+	locked map[[2]string]int // partitions that others hold locked, by which transaction
 	poison map[string]string // a push of this transaction id fails with this SQLSTATE
 }
 
@@ -463,6 +464,11 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 		}
 		return done(fmt.Sprintf("SELECT %d", len(rows)), rows...)
 	case "push_lock":
+		for _, id := range elements(params[0]) {
+			if s.locks(id) != 0 {
+				return nil, refusalOf("ERROR", "55P03")
+			}
+		}
 		return done("SELECT 1", [][]byte{int8(len(elements(params[0])))})
 	case "push_insert":
 		parts, ids, transactions := elements(params[3]), elements(params[5]), elements(params[6])
@@ -478,6 +484,14 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 			s.added, s.stored = append(s.added, m), append(s.stored, m)
 		}
 		return done(fmt.Sprintf("INSERT 0 %d", len(parts)))
+	case "push_held":
+		var rows [][][]byte
+		for i, id := range elements(params[0]) {
+			if holder := s.locks(id); holder != 0 {
+				rows = append(rows, [][]byte{int8(i + 1), int8(holder)})
+			}
+		}
+		return done(fmt.Sprintf("SELECT %d", len(rows)), rows...)
 	case "push_winners":
 		parts, transactions := elements(params[0]), elements(params[1])
 		var rows [][][]byte
@@ -490,6 +504,16 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	}
 	s.t.Fatalf("the server knows no statement %q", name)
 	return nil, nil
+}
+
+// locks is the transaction that holds a partition locked; 0: none does.
+func (s *server) locks(id []byte) int {
+	for name, holder := range s.locked {
+		if at, ok := s.partitions[name]; ok && at == queue.UUID(id) {
+			return holder
+		}
+	}
+	return 0
 }
 
 // elements reads an array in binary format.

@@ -79,7 +79,7 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 	s.current, s.spare = s.spare, done
 	s.working = false
 	rows, took := done.Rows(), now-s.firedAt
-	if !s.rerun { // else the time is that of an outage
+	if !s.rerun { // else the time is that of an outage, or of somebody's lock
 		whole := took
 		if s.inLine {
 			whole = now - s.lineAt // the next will have to stand in line too
@@ -184,7 +184,11 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 		if s.pipeline.after {
 			s.conn.voids = 0
 		}
-		s.current.StepDone(nil, now)
+		if verdict := s.current.StepDone(nil, now); verdict.Action == queue.Wait {
+			s.rest(verdict.After, now)
+			s.endIfDone()
+			return
+		}
 		s.advance(now)
 	case s.nextSent:
 		s.awaitNext(e, now)
@@ -220,10 +224,7 @@ func (s *Store) failed(e *queue.SQLError, now time.Duration) {
 		s.advance(now)
 	case queue.Wait:
 		s.stats.Retries.Add(1)
-		s.leaveLine() // nothing is in flight meanwhile
-		s.state, s.restTill = resting, now+verdict.After
-		s.arm(s.restTill)
-		s.completeAll(s.current.Decided(), now)
+		s.rest(verdict.After, now)
 	case queue.Prepare:
 		s.prepareAgain(e, now)
 	case queue.Away:
@@ -236,6 +237,15 @@ func (s *Store) failed(e *queue.SQLError, now time.Duration) {
 		panic("BUG: a batch gave an unknown verdict")
 	}
 	s.endIfDone()
+}
+
+// rest does nothing for a while, because current wants to wait.
+func (s *Store) rest(after, now time.Duration) {
+	s.leaveLine()  // nothing is in flight meanwhile
+	s.rerun = true // others are not to be refused for what this one has waited for
+	s.state, s.restTill = resting, now+after
+	s.arm(s.restTill)
+	s.completeAll(s.current.Decided(), now)
 }
 
 // prepareAgainWithin is how soon a second loss of prepared statements says that they do

@@ -33,7 +33,7 @@ type Store struct {
 	spare    Batch         // what was answered last
 	next     Batch         // what is worked on after current; follow.go
 	working  bool          // current holds ops that are not decided
-	rerun    bool          // current has lost a connection on its way
+	rerun    bool          // current has lost a connection on its way, or rested
 	firedAt  time.Duration // current's first step was sent
 	sentAt   time.Duration // the step in flight was sent
 	hungAt   time.Duration // the server is hung if it has not answered by then

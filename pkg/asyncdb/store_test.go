@@ -1003,6 +1003,37 @@ func TestARetryWaitsAndHoldsTheLane(t *testing.T) {
 	}
 }
 
+func TestALockedPartitionHoldsUpTheLaneForAMoment(t *testing.T) {
+	r := up(t)
+	for _, name := range []string{"q/a/0", "q/b/0"} {
+		r.push(name)
+		r.pass()
+		r.serve()
+	}
+	usual := r.store.gather.batchTime
+	r.pg.locked = map[[2]string]int{{"q", "a"}: 7}
+	locked, beside := r.pushWithin(2*time.Second, "q/a/1"), r.pushWithin(2*time.Second, "q/b/1")
+	r.pass()
+	r.sleep(600 * time.Millisecond) // the lock is waited for
+	r.serve()
+	behind := r.pushWithin(2*time.Second, "q/b/2")
+	for range 3 { // a retry's pause, and two looks at who holds it
+		r.sleep(100 * time.Millisecond)
+		r.serve()
+	}
+	locked.is("unavailable")
+	beside.is("queued")
+	behind.is("queued")
+	if got := r.store.gather.batchTime; got > 2*usual {
+		t.Errorf("a batch takes %v now, %v before: others would be refused", got, usual)
+	}
+	again, free := r.pushWithin(2*time.Second, "q/a/2"), r.pushWithin(2*time.Second, "q/b/3")
+	r.pass()
+	r.serve()
+	again.is("unavailable")
+	free.is("queued")
+}
+
 func TestARetryIsNoReasonToWaitForWhatIsGivenUp(t *testing.T) {
 	r := up(t)
 	first := r.push("q/p/0")

@@ -54,7 +54,7 @@ type Verdict struct {
 //	   │                     └─────────┤
 //	   └───────────────────────────────┘ a partition is gone, or its queue's encryption was switched
 //
-// resolve is left out while all partitions are known, winners unless duplicates are to be
+// When a lock was waited for in vain held comes before the next push (held.go). resolve is left out while all partitions are known, winners unless duplicates are to be
 // expected, and analyze unless many partitions were made.
 //
 // Not for several goroutines at once.
@@ -65,7 +65,8 @@ type Batch struct {
 
 	groups []group // what is left to do; the last one is worked
 
-	kind   stepKind // of the step that Step returned last
+	kind   stepKind      // of the step that Step returned last
+	now    time.Duration // of Step
 	gather gathering
 	stmts  []Statement
 	params [][]byte
@@ -79,6 +80,8 @@ type group struct {
 	winners  bool // ask for winners before the next push
 	collided bool // because PostgreSQL reported a duplicate
 	met      bool // a winner was found
+	waited   bool // for a lock, in vain
+	asked    bool // and it is known who is held
 	stale    int  // so often a partition was gone
 	vain     int  // so often a duplicate was reported and then not found
 }
@@ -89,6 +92,7 @@ const (
 	noStep stepKind = iota
 	resolveStep
 	analyzeStep
+	heldStep
 	winnersStep
 	pushStep
 )
@@ -137,6 +141,7 @@ func (b *Batch) Step(now time.Duration) []Statement {
 		b.begun = true
 		b.h.trim()
 	}
+	b.now = now
 	for len(b.groups) > 0 {
 		g := &b.groups[len(b.groups)-1]
 		b.collect(g)
@@ -150,6 +155,9 @@ func (b *Batch) Step(now time.Duration) []Statement {
 		case b.h.made >= b.h.analyzeAt:
 			b.kind = analyzeStep
 			return b.analyze()
+		case b.suspects(g):
+			b.kind = heldStep
+			return b.held()
 		case g.winners:
 			b.kind = winnersStep
 			return b.winners()
@@ -168,6 +176,8 @@ func (b *Batch) Row(stmt int, values [][]byte) {
 	switch {
 	case b.kind == resolveStep && stmt == resolveIDs:
 		b.resolveRow(values)
+	case b.kind == heldStep:
+		b.heldRow(values)
 	case b.kind == winnersStep:
 		b.winnersRow(values)
 	}
@@ -196,6 +206,10 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 		switch kind {
 		case resolveStep:
 			b.resolved(g)
+		case heldStep:
+			if after := b.heldFound(g, now); after > 0 {
+				return Verdict{Action: Wait, After: after}
+			}
 		case winnersStep:
 			b.winnersFound(g)
 		case pushStep:
@@ -230,6 +244,9 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 	case ClassRetry, ClassUnknown:
 		if class == ClassUnknown && kind == pushStep {
 			b.maybeStored(g)
+		}
+		if kind == pushStep && err.Code == lockNotAvailable {
+			g.waited, g.asked = true, false
 		}
 		if v.After = b.retry(g.lo, g.hi, now, "PostgreSQL could not store the messages", err); v.After > 0 {
 			v.Action = Wait

@@ -251,10 +251,10 @@ func TestAPushThatIsGivenUpSaysWhetherItMayBeStored(t *testing.T) {
 			s.fail(code)
 		}
 	}
-	f("PostgreSQL could not store the messages, try 4 ended with: no (55P03)", func(*Op) { tries("55P03") })
-	f("PostgreSQL could not store the messages, try 4 ended with: no (55P03)"+maybe, func(*Op) {
+	f("PostgreSQL could not store the messages, try 4 ended with: no (40P01)", func(*Op) { tries("40P01") })
+	f("PostgreSQL could not store the messages, try 4 ended with: no (40P01)"+maybe, func(*Op) {
 		lost()
-		tries("55P03")
+		tries("40P01")
 	})
 	f("PostgreSQL could not store the messages, try 1 ended with: no (40003)"+maybe, func(op *Op) {
 		op.Deadline = 1

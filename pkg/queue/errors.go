@@ -26,6 +26,9 @@ var classNames = [...]string{"none", "away", "data", "retry", "unknown", "lost",
 // String is a word for logs and metrics.
 func (c Class) String() string { return classNames[c] }
 
+// lockNotAvailable is the SQLSTATE of a lock that was waited for as long as lock_timeout says.
+const lockNotAvailable = "55P03"
+
 // states says what single SQLSTATEs mean to us, where it differs from their class.
 var states = map[string]Class{
 	"00000": ClassNone, "": ClassNone,
@@ -38,11 +41,11 @@ var states = map[string]Class{
 	"26000": ClassLost, // the statement is not there (a pooler gave us another connection, DISCARD ALL)
 	"0A000": ClassLost, // "cached plan must not change result type"
 
-	"40001": ClassRetry,
-	"40P01": ClassRetry,
-	"40003": ClassUnknown,
-	"55P03": ClassRetry,
-	"57014": ClassRetry,
+	"40001":          ClassRetry,
+	"40P01":          ClassRetry,
+	"40003":          ClassUnknown,
+	lockNotAvailable: ClassRetry,
+	"57014":          ClassRetry,
 
 	"25006": ClassAway, // read-only: a standby, or an old primary that came back
 	"57P01": ClassAway,

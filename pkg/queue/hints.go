@@ -1,5 +1,7 @@
 package queue
 
+import "time"
+
 // Hints remembers where partitions are: (queue, partition) → partition id, and whether
 // the queue is encrypted. It is a cache and may be wrong: a push is checked against the
 // locked rows in PostgreSQL, and what was wrong is asked for again. It also remembers
@@ -26,6 +28,12 @@ type hint struct {
 	known            bool // id and encrypted are what PostgreSQL said last
 	id               UUID
 	encrypted        bool
+
+	// holder is the transaction that was found to hold the head locked when that was waited for
+	// in vain (held.go), since holderAt as far as is known; 0: nobody. Until heldTill it counts
+	// as held. seen is what the step in flight has said.
+	holder, seen       int64
+	holderAt, heldTill time.Duration
 
 	mark   uint64 // of the gathering that has it in its list of unknown ones
 	staged bool   // stagedID… are what the step in flight has said

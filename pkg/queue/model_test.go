@@ -20,6 +20,7 @@ type model struct {
 	rows       map[modelKey]*modelRow
 	partitions uint32 // made so far
 	clock      int
+	held       map[UUID]int // heads that others hold locked, by which transaction; not cloned
 }
 
 type modelQueue struct {
@@ -42,7 +43,7 @@ type modelRow struct {
 }
 
 func newModel() *model {
-	return &model{queues: map[string]*modelQueue{}, heads: map[UUID]*modelHead{}, rows: map[modelKey]*modelRow{}}
+	return &model{queues: map[string]*modelQueue{}, heads: map[UUID]*modelHead{}, rows: map[modelKey]*modelRow{}, held: map[UUID]int{}}
 }
 
 func (m *model) clone() *model {
@@ -220,7 +221,19 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 		slices.Reverse(r.rows) // no order is promised
 	case "push_analyze":
 	case "push_lock":
+		for _, id := range ids(0) {
+			if m.held[id] != 0 {
+				return r, &SQLError{Code: "55P03", Message: "canceling statement due to lock timeout"}
+			}
+		}
 		r.rows, r.tag = [][][]byte{{int8(len(ids(0)))}}, 1
+	case "push_held":
+		for i, id := range ids(0) {
+			if holder := m.held[id]; holder != 0 {
+				r.rows = append(r.rows, [][]byte{int8(i + 1), int8(holder)})
+			}
+		}
+		slices.Reverse(r.rows)
 	case "push_winners":
 		transactions := texts(1)
 		for i, partition := range ids(0) {
@@ -349,6 +362,7 @@ type world struct {
 	everKey map[UUID]modelKey
 	late    []func() // what was sent and lost, and may be committed yet
 	deleted bool     // a queue was deleted, with what was stored in it
+	lockers int      // transactions that have locked a partition
 }
 
 func (w *world) drawOp() *Op {
@@ -421,6 +435,15 @@ func (w *world) outside() {
 		w.late = nil
 	case 4:
 		w.now += 50 * time.Millisecond
+	case 5, 6: // somebody locks a partition, or another takes his place
+		if q := w.m.queues["a"]; q != nil {
+			if id, ok := q.partitions[rapid.SampledFrom([]string{"1", "2"}).Draw(w.t, "locked")]; ok {
+				w.lockers++
+				w.m.held[id] = w.lockers
+			}
+		}
+	case 7, 8: // they end
+		clear(w.m.held)
 	}
 }
 
@@ -497,9 +520,12 @@ func (w *world) runBatch() {
 			}
 		}
 		v := b.StepDone(err, w.now)
-		if err == nil && v != (Verdict{}) {
+		switch {
+		case err == nil && step[0].Name == "push_held" && v == (Verdict{Action: Wait, After: heldSure}):
+			w.now += v.After
+		case err == nil && v != (Verdict{}):
 			t.Fatalf("verdict %+v", v)
-		} else if err != nil {
+		case err != nil:
 			w.verdict(v, err.Code)
 		}
 	}
@@ -535,7 +561,7 @@ func keep(step []Statement) []Statement {
 func (w *world) verdict(v Verdict, code string) {
 	want := map[string][]Action{
 		"40P01": {Wait, Continue}, "40003": {Wait, Continue}, "57P01": {Away}, "53300": {Away}, "26000": {Prepare, Away}, "22021": {Continue}, "22P02": {Continue},
-		"23502": {Continue}, "23505": {Continue},
+		"23502": {Continue}, "23505": {Continue}, "55P03": {Wait, Continue},
 	}[code]
 	if !slices.Contains(want, v.Action) || (v.Action == Wait) != (v.After > 0) {
 		w.t.Fatalf("%s: %+v", code, v)

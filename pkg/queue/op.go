@@ -85,6 +85,7 @@ type Item struct {
 	PartitionID UUID   // queued: where it is
 	WinnerID    UUID   // queued: ID; duplicate: the id of the message that was there first
 	Error       string // failed: why
+	Locked      bool   // with Fault Unavailable: another session holds its partition locked
 
 	at     *hint  // where its partition is thought to be
 	sealed []byte // the payload's envelope, once its queue was found to be encrypted

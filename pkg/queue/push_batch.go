@@ -21,10 +21,11 @@ const (
 // gathering is what is left to do for the group at work, made anew for each step from
 // what its items say.
 type gathering struct {
-	unknown []*hint // partitions to resolve first, each once
-	rows    []row   // what to insert, sorted by partition and id
-	dups    []row   // what is in rows already, of the same or of another op
-	heads   []head  // the distinct partitions of rows, sorted
+	unknown  []*hint // partitions to resolve first, each once
+	suspects []*hint // partitions that may be locked, each once
+	rows     []row   // what to insert, sorted by partition and id
+	dups     []row   // what is in rows already, of the same or of another op
+	heads    []head  // the distinct partitions of rows, sorted
 
 	seen   []int32 // hash table: 1 + index into rows by (partition, transaction)
 	stored int64   // rows, as push_insert's tag says
@@ -59,10 +60,11 @@ const (
 
 func (g *gathering) reset() {
 	clear(g.unknown)
+	clear(g.suspects)
 	clear(g.rows)
 	clear(g.dups)
 	clear(g.heads)
-	g.unknown, g.rows, g.dups, g.heads, g.stored, g.made = g.unknown[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
+	g.unknown, g.suspects, g.rows, g.dups, g.heads, g.stored, g.made = g.unknown[:0], g.suspects[:0], g.rows[:0], g.dups[:0], g.heads[:0], 0, 0
 }
 
 // shrink gives back what a large batch has needed.
@@ -102,7 +104,7 @@ func (b *Batch) collect(g *group) {
 	}
 	b.resizeSeen(pending)
 	for i := g.lo; i < g.hi; i++ {
-		if !b.entries[i].decided {
+		if !b.entries[i].decided && !b.refuseHeld(i) {
 			b.takeRows(i)
 		}
 	}
