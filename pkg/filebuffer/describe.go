@@ -202,7 +202,7 @@ func (c *Contents) count() error {
 			return nil // made since
 		}
 		waiting[s]++
-		op, err := read(rec, nil)
+		op, err := read(rec)
 		if err != nil {
 			s.Unreadable = append(s.Unreadable, Unreadable{Record: rec.Seq, Reason: err.Error()})
 			return nil
@@ -250,13 +250,13 @@ func (c *Contents) segmentOf(seq uint64) *Segment {
 	return nil
 }
 
-// read is the push in a record.
-func read(rec journal.Record, s *queue.Sealer) (*queue.Op, error) {
+// read is the push in a record, with its payloads as they are on disk.
+func read(rec journal.Record) (*queue.Op, error) {
 	if rec.Kind != kindPush {
 		return nil, fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
 	}
 	op := &queue.Op{}
-	return op, queue.DecodeRecord(op, rec.Payload, s)
+	return op, queue.PeekRecord(op, rec.Payload)
 }
 
 func (c *Contents) poison() error {
@@ -322,21 +322,18 @@ func (c *Contents) Unread() (unread []*Segment) {
 }
 
 // Messages gives each message of a directory that waits, in the order of delivery. The error
-// is a *journal.UnreadError when all were given but those that the disk does not give. With a
-// sealer the payloads are opened. A record that makes no sense is a message with a reason
+// is a *journal.UnreadError when all were given but those that the disk does not give. What
+// the sealer can open is opened. A record that makes no sense is a message with a reason
 // and nothing but the record.
 func Messages(dir string, s *queue.Sealer, each func(*Message) error) error {
 	return journal.Read(dir, nil, func(rec journal.Record) error {
-		op, err := read(rec, s)
+		op, err := read(rec)
 		if err != nil {
 			return each(&Message{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
 		}
 		for i := range op.Items {
-			it := &op.Items[i]
-			m := Message(poisoned(it, "", rec.Time))
-			// An envelope that was opened is beside what was in it.
-			m.Encrypted = m.Encrypted && bytes.Equal(m.Payload, it.Payload)
-			m.Payload = it.Payload
+			m := Message(poisoned(&op.Items[i], "", rec.Time))
+			m.open(s)
 			if err := each(&m); err != nil {
 				return err
 			}
@@ -349,14 +346,20 @@ func Messages(dir string, s *queue.Sealer, each func(*Message) error) error {
 func PoisonedMessages(dir string, s *queue.Sealer, each func(*Message) error) error {
 	_, err := readPoison(dir, func(line Poisoned) error {
 		m := Message(line)
-		if m.Encrypted {
-			if plain, ok := s.Open(nil, m.Payload); ok {
-				m.Payload, m.Encrypted = plain, false
-			}
-		}
+		m.open(s)
 		return each(&m)
 	})
 	return err
+}
+
+// open opens the payload, if it is an envelope and this is its key.
+func (m *Message) open(s *queue.Sealer) {
+	if !m.Encrypted {
+		return
+	}
+	if plain, ok := s.Open(nil, m.Payload); ok {
+		m.Payload, m.Encrypted = plain, false
+	}
 }
 
 // AppendJSON appends the message as one line, with its end.

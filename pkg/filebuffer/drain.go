@@ -116,7 +116,7 @@ func (b *Buffer) scan(end uint64) {
 // found puts a record into the gate, and says how many messages it holds. op is scratch.
 func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 	op.Items = op.Items[:0]
-	if rec.Kind != kindPush || queue.DecodeRecord(op, rec.Payload, nil) != nil {
+	if rec.Kind != kindPush || queue.PeekRecord(op, rec.Payload) != nil {
 		return 0 // the drain sets it aside
 	}
 	b.stats.Pending.Add(int64(len(op.Items)))

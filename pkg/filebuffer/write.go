@@ -166,7 +166,7 @@ func (b *Buffer) written(group []*entry, records [][]byte, sizes []int, err erro
 // forget takes a record that was not written out of the gate.
 func (b *Buffer) forget(record []byte) {
 	var op queue.Op
-	if queue.DecodeRecord(&op, record, nil) != nil {
+	if queue.PeekRecord(&op, record) != nil {
 		panic("BUG: a record that was just made cannot be read")
 	}
 	b.gate.remove(op.Items)

@@ -29,7 +29,7 @@ const (
 	recordFlags    = recordSame<<1 - 1
 )
 
-// ErrRecord is wrapped by what DecodeRecord says of bytes that are no record.
+// ErrRecord is wrapped by what is said of bytes that are no record.
 var ErrRecord = errors.New("not a record of messages")
 
 // AppendRecord appends the messages of a push that are not decided. With a sealer the
@@ -99,11 +99,37 @@ func appendText(dst, text []byte) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(text))), text...)
 }
 
-// DecodeRecord appends the messages of a record to op.Items. What they hold points into
-// record, which must stay until the op is done. A payload that is encrypted is used as it
-// is if its queue is encrypted, and opened if not; what the sealer cannot open, or
+// DecodeRecord appends the messages of a record to op.Items, to be stored. What they hold
+// points into record, which must stay until the op is done. A payload that is encrypted is
+// used as it is if its queue is encrypted, and opened if not; what the sealer cannot open, or
 // without one, is left as it is. An error wraps ErrRecord and leaves op as it was.
 func DecodeRecord(op *Op, record []byte, s *Sealer) error {
+	from := len(op.Items)
+	if err := PeekRecord(op, record); err != nil {
+		return err
+	}
+	for i := from; i < len(op.Items); i++ {
+		op.open(&op.Items[i], s)
+	}
+	return nil
+}
+
+// open opens the payload of a message from a record, if it is an envelope.
+func (op *Op) open(it *Item, s *Sealer) {
+	if it.sealed == nil {
+		return
+	}
+	// Opened payloads are kept where made-up envelopes are: both are the op's.
+	from := len(op.sealed)
+	if plain, ok := s.Open(op.sealed, it.sealed); ok {
+		op.sealed = plain
+		it.Payload = whole(plain[from:])
+	}
+}
+
+// PeekRecord is DecodeRecord for those who only look: it needs no key, and leaves every
+// payload as it is on disk.
+func PeekRecord(op *Op, record []byte) error {
 	r := recordReader{rest: record}
 	if v := r.byte(); v != recordVersion && !r.bad {
 		return fmt.Errorf("%w: version %d is not known here", ErrRecord, v)
@@ -112,14 +138,14 @@ func DecodeRecord(op *Op, record []byte, s *Sealer) error {
 	if n > uint64(len(r.rest)) {
 		return fmt.Errorf("%w: it ends too early", ErrRecord)
 	}
-	from, opened := len(op.Items), len(op.sealed)
+	from := len(op.Items)
 	for range n {
 		op.Items = append(op.Items, Item{})
 		it := &op.Items[len(op.Items)-1]
 		if len(op.Items)-1 > from {
 			it.Queue, it.Partition = op.Items[len(op.Items)-2].Queue, op.Items[len(op.Items)-2].Partition
 		}
-		r.message(op, it, s)
+		r.message(it)
 		if r.bad {
 			break
 		}
@@ -129,7 +155,7 @@ func DecodeRecord(op *Op, record []byte, s *Sealer) error {
 		return nil
 	}
 	clear(op.Items[from:])
-	op.Items, op.sealed = op.Items[:from], op.sealed[:opened]
+	op.Items = op.Items[:from]
 	if r.bad {
 		return fmt.Errorf("%w: it ends too early", ErrRecord)
 	}
@@ -137,7 +163,7 @@ func DecodeRecord(op *Op, record []byte, s *Sealer) error {
 }
 
 // message reads one message into it.
-func (r *recordReader) message(op *Op, it *Item, s *Sealer) {
+func (r *recordReader) message(it *Item) {
 	flags := r.byte()
 	if flags&^recordFlags != 0 || flags&recordSame != 0 && it.Queue == nil {
 		r.bad = true
@@ -157,15 +183,8 @@ func (r *recordReader) message(op *Op, it *Item, s *Sealer) {
 		it.ProducerSub = r.text()
 	}
 	it.Payload = r.text()
-	if flags&recordSealed == 0 || r.bad {
-		return
-	}
-	it.sealed = it.Payload
-	// Opened payloads are kept where made-up envelopes are: both are the op's.
-	from := len(op.sealed)
-	if plain, ok := s.Open(op.sealed, it.Payload); ok {
-		op.sealed = plain
-		it.Payload = whole(plain[from:])
+	if flags&recordSealed != 0 {
+		it.sealed = it.Payload
 	}
 }
 
