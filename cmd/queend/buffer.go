@@ -143,7 +143,7 @@ func (s *server) bufferStatus() api.BufferStatus {
 		status.FailedFiles = 1
 	}
 	status.Bytes, status.OldestAge = b.Journal.Bytes, b.For
-	status.Drained, status.DrainRate = int64(b.Drained), float64(b.Rate)
+	status.Drained, status.DrainRate, status.KeyMissing = int64(b.Drained), float64(b.Rate), b.KeyMissing
 	return status
 }
 
@@ -188,12 +188,14 @@ func exportBuffer(set *metrics.Set, buffer *filebuffer.Buffer) {
 	status := func(of func(filebuffer.Status) float64) func() float64 {
 		return func() float64 { return of(buffer.Status()) }
 	}
-	gauge("queend_buffer_usable", "Whether pushes can be written to disk while PostgreSQL is away.", status(func(s filebuffer.Status) float64 {
-		if s.Usable {
+	one := func(is bool) float64 {
+		if is {
 			return 1
 		}
 		return 0
-	}))
+	}
+	gauge("queend_buffer_usable", "Whether pushes can be written to disk while PostgreSQL is away.", status(func(s filebuffer.Status) float64 { return one(s.Usable) }))
+	gauge("queend_buffer_key_missing", "Whether the drain stands still before messages that were encrypted with another key than this process has.", func() float64 { return one(s.KeyMissing.Load()) })
 	gauge("queend_buffer_pending_messages", "Messages on disk that wait for PostgreSQL.", func() float64 { return float64(s.Pending.Load()) })
 	gauge("queend_buffer_held_requests", "Pushes held in memory while the buffer closes.", func() float64 { return float64(s.Held.Load()) })
 	gauge("queend_buffer_bytes", "Bytes of the buffer's segments, preallocated space included.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Bytes) }))

@@ -494,6 +494,52 @@ func TestWhatIsBufferedIsUnreadableOnDiskWithAKeyAndStoredAsItsQueueSays(t *test
 	}
 }
 
+func TestWhatIsBufferedWithAKeyWaitsForAProcessThatHasIt(t *testing.T) {
+	t.Parallel()
+	dir, db := t.TempDir(), postgrestest.Database(t)
+	key := "QUEEN_ENCRYPTION_KEY=" + strings.Repeat("0a", 32)
+	other := "QUEEN_ENCRYPTION_KEY=" + strings.Repeat("0b", 32)
+	p := launch(t, nowhere, "FILE_BUFFER_DIR="+dir, key)
+	p.await("listening")
+	s := newStream(t, "p")
+	s.push(p, routes[0], 3, "buffered")
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	for i, env := range []string{"QUEEN_ENCRYPTION_KEY=", other} {
+		p = start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir, env)
+		p.await("start with the QUEEN_ENCRYPTION_KEY that it was buffered with")
+		p.answers("/api/v1/status/buffers", 200, `"keyMissing":true`)
+		p.answers("/metrics/prometheus", 200, "\nqueend_buffer_key_missing 1\n")
+		if _, _, text := p.ask("GET", "/api/v1/status/buffers", ""); !strings.Contains(text, `"failed":0,"pending":3,`) {
+			t.Errorf("status/buffers: %s", text)
+		}
+		p.pushes(routes[0], `{"queue":"other"}`, "queued")
+		if n := stored(t, db); n != i+1 {
+			t.Errorf("%d messages are stored, not %d", n, i+1)
+		}
+		if all := strings.ToLower(p.text()); strings.Contains(all, "0a0a0a0a") || strings.Contains(all, "0b0b0b0b") {
+			t.Error("a key is in the log")
+		}
+		if err := p.stop(); err != nil {
+			t.Error(err)
+		}
+		if c := contents(t, dir); c.Messages != 3 || c.Poison.Messages != 0 {
+			t.Errorf("on disk: %+v", c)
+		}
+		isWhole(t, dir, "")
+		for n, m := range exported(t, dir, nil, env) {
+			if !m.Encrypted || m.TransactionID != s.ids[n] {
+				t.Errorf("exported with %s: %+v", env, m)
+			}
+		}
+	}
+	p = start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir, key)
+	s.arrives(p)
+	p.answers("/metrics/prometheus", 200, "\nqueend_buffer_key_missing 0\n")
+	sound(t, db)
+}
+
 // holds is the name of a file in a directory that holds a text.
 func holds(t *testing.T, dir, text string) (found string) {
 	t.Helper()

@@ -32,6 +32,8 @@ type BufferStatus struct {
 	OldestAge time.Duration // of the message that has waited longest
 	Drained   int64         // messages that were stored since this process started
 	DrainRate float64       // messages a second, of late
+
+	KeyMissing bool // nothing is stored: what waits was encrypted with a key that this process does not have
 }
 
 // addMaintenance makes the routes of maintenance, and of what an operator looks at in it.
@@ -202,6 +204,7 @@ func (r *Router) showBuffers(x Exchange) {
 	answer.json("bytes", strconv.AppendInt(nil, b.Bytes, 10))
 	answer.json("drainRatePerSecond", double(b.DrainRate))
 	answer.json("drainedTotal", strconv.AppendInt(nil, b.Drained, 10))
+	answer.bool("keyMissing", b.KeyMissing)
 	answer.json("oldestAgeMs", strconv.AppendInt(nil, b.OldestAge.Milliseconds(), 10))
 	x.Reply(200, jsonHeader, answer.end(), false)
 }

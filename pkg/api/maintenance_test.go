@@ -236,11 +236,11 @@ func TestWhatIsInTheBufferIsShownWithoutPostgreSQL(t *testing.T) {
 			t.Errorf("%d %s", x.status, x.body)
 		}
 	}
-	f(`{"dbHealthy":true,"failed":0,"pending":0,"worker":0,"bytes":0,"drainRatePerSecond":0.0,"drainedTotal":0,"oldestAgeMs":0}`)
+	f(`{"dbHealthy":true,"failed":0,"pending":0,"worker":0,"bytes":0,"drainRatePerSecond":0.0,"drainedTotal":0,"keyMissing":false,"oldestAgeMs":0}`)
 	w.connected, w.router.stores = false, nil
-	f(`{"dbHealthy":false,"failed":0,"pending":0,"worker":0,"bytes":0,"drainRatePerSecond":0.0,"drainedTotal":0,"oldestAgeMs":0}`)
+	f(`{"dbHealthy":false,"failed":0,"pending":0,"worker":0,"bytes":0,"drainRatePerSecond":0.0,"drainedTotal":0,"keyMissing":false,"oldestAgeMs":0}`)
 	w.router.Buffer = func() BufferStatus {
-		return BufferStatus{DatabaseHealthy: true, Failed: 1, Pending: 6, Bytes: 1 << 40, OldestAge: 1500 * time.Millisecond, Drained: 12, DrainRate: 2.5}
+		return BufferStatus{DatabaseHealthy: true, Failed: 1, Pending: 6, Bytes: 1 << 40, OldestAge: 1500 * time.Millisecond, Drained: 12, DrainRate: 2.5, KeyMissing: true}
 	}
-	f(`{"dbHealthy":true,"failed":1,"pending":6,"worker":0,"bytes":1099511627776,"drainRatePerSecond":2.5,"drainedTotal":12,"oldestAgeMs":1500}`)
+	f(`{"dbHealthy":true,"failed":1,"pending":6,"worker":0,"bytes":1099511627776,"drainRatePerSecond":2.5,"drainedTotal":12,"keyMissing":true,"oldestAgeMs":1500}`)
 }

@@ -139,6 +139,7 @@ type drainer struct {
 	due     time.Duration         // when it is to be done; counted anew after trouble
 	ids     map[string]queue.UUID // the last id of each partition in it
 	key     []byte                // scratch
+	keyDue  time.Duration         // when it is to be said, again, that a key is missing
 	done    chan struct{}
 	ends    int  // so many windows in a row have read to the end
 	seen    came // by the end of the last batch
@@ -380,6 +381,13 @@ func (d *drainer) read() (end bool) {
 			err = fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
 		} else {
 			err = queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
+		}
+		if errors.Is(err, queue.ErrKey) {
+			d.ahead = rec
+			if d.last == 0 { // what is before it is delivered
+				d.lacksKey(rec, err)
+			}
+			return false
 		}
 		if err != nil {
 			if !d.unreadable(rec, err) {

@@ -84,7 +84,7 @@ type Options struct {
 	BytesMax        int64         // of all segments; journal.Options says more
 	SegmentBytes    int64         // journal.SegmentBytesDefault
 	WaitingBytesMax int           // WaitingBytesMaxDefault
-	Sealer          *queue.Sealer // encrypts what is on disk; nil: no key was given
+	Sealer          *queue.Sealer // encrypts what is on disk, and opens it; nil: no key was given
 	Wait            bool          // another process has the directory, and will give it up: wait for that in the background
 	Now             func() time.Duration
 	Log             zerolog.Logger

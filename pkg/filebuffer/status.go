@@ -22,12 +22,14 @@ type Stats struct {
 	Pending     atomic.Int64  // messages that wait on disk
 	Held        atomic.Int64  // pushes that are held while the buffer closes
 	Rate        atomic.Int64  // messages that the drain delivers a second, of late
+	KeyMissing  atomic.Bool   // the drain stands before what was encrypted with a key that is not ours
 }
 
 // Status is how the buffer is now.
 type Status struct {
 	Usable      bool // what must be buffered can be
 	Draining    bool // there is something to deliver, and nothing speaks against it
+	KeyMissing  bool // this is: what waits was encrypted with a key that is not ours
 	Maintenance bool
 	Pending     int64 // messages that wait on disk
 	Buffered    int64 // of these, those that were written since the start
@@ -56,7 +58,8 @@ func (b *Buffer) Status() Status {
 		s.Poisoned += int64(s.Journal.Quarantined)
 		s.PoisonBytes = b.poison.bytes()
 	}
-	s.Draining = s.Pending > 0 && !maintenance
+	s.KeyMissing = b.stats.KeyMissing.Load()
+	s.Draining = s.Pending > 0 && !maintenance && !s.KeyMissing
 	s.Buffered = min(s.Pending, int64(b.stats.Buffered.Load()))
 	if since := b.since.Load(); since != 0 && s.Pending > 0 {
 		s.For = b.o.Now() - time.Duration(since)

@@ -79,6 +79,7 @@ type Item struct {
 	TraceID          UUID
 	HasTrace         bool
 	GivenTransaction bool // the client named the transaction
+	sealedHere       bool // its envelope was made here: by a push, or for its record
 	ID               UUID // message id, given before the first attempt
 
 	Status      Status

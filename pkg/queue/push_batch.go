@@ -168,7 +168,7 @@ func (b *Batch) look(i int, mark uint64) (pending int) {
 				b.decide(i, Fault{Internal, err.Error()})
 				return 0
 			}
-			it.sealed = whole(op.sealed[from:])
+			it.sealed, it.sealedHere = whole(op.sealed[from:]), true
 		}
 	}
 	return pending

@@ -21,16 +21,21 @@ const recordVersion = 1
 
 // The flags of a message.
 const (
-	recordTrace    = 1 << iota // it has a trace id
-	recordGiven                // the client named the transaction
-	recordSealed               // its payload is an envelope (encrypt.go)
-	recordProducer             // it has a producer
-	recordSame                 // its queue and partition are those of the message before
-	recordFlags    = recordSame<<1 - 1
+	recordTrace      = 1 << iota // it has a trace id
+	recordGiven                  // the client named the transaction
+	recordSealed                 // its payload is an envelope (encrypt.go)
+	recordProducer               // it has a producer
+	recordSame                   // its queue and partition are those of the message before
+	recordSealedHere             // the envelope is ours, and no client's: it must be opened
+	recordFlags      = recordSealedHere<<1 - 1
 )
 
 // ErrRecord is wrapped by what is said of bytes that are no record.
 var ErrRecord = errors.New("not a record of messages")
+
+// ErrKey is wrapped by what DecodeRecord says of a record that is one, and whose payloads
+// were encrypted here with a key that the sealer does not have. Another process may have it.
+var ErrKey = errors.New("the payloads cannot be opened")
 
 // AppendRecord appends the messages of a push that are not decided. With a sealer the
 // payloads are encrypted, whatever their queues say: who waits on disk for an encrypted
@@ -72,6 +77,7 @@ func appendRecorded(dst []byte, it, last *Item, s *Sealer) ([]byte, error) {
 	set(recordSealed, it.sealed != nil || s != nil)
 	set(recordProducer, it.ProducerSub != nil)
 	set(recordSame, same)
+	set(recordSealedHere, it.sealedHere || it.sealed == nil && s != nil)
 	dst = append(dst, flags)
 	if !same {
 		dst = appendText(dst, it.Queue)
@@ -101,30 +107,42 @@ func appendText(dst, text []byte) []byte {
 
 // DecodeRecord appends the messages of a record to op.Items, to be stored. What they hold
 // points into record, which must stay until the op is done. A payload that is encrypted is
-// used as it is if its queue is encrypted, and opened if not; what the sealer cannot open, or
-// without one, is left as it is. An error wraps ErrRecord and leaves op as it was.
+// used as it is if its queue is encrypted, and opened if not. One that was encrypted by
+// somebody else (TakeEnvelope) is left as it is if the sealer cannot open it, or if there is
+// none; one that was encrypted here is not: to those who pop it that would be garbage. An
+// error wraps ErrRecord or ErrKey, and leaves op as it was.
 func DecodeRecord(op *Op, record []byte, s *Sealer) error {
-	from := len(op.Items)
+	from, cost, opened := len(op.Items), op.Cost, len(op.sealed)
 	if err := PeekRecord(op, record); err != nil {
 		return err
 	}
 	for i := from; i < len(op.Items); i++ {
-		op.open(&op.Items[i], s)
+		if it := &op.Items[i]; op.open(it, s) || !it.sealedHere {
+			continue
+		}
+		clear(op.Items[from:])
+		op.Items, op.Cost, op.sealed = op.Items[:from], cost, op.sealed[:opened]
+		if s == nil {
+			return fmt.Errorf("%w: they are encrypted, and no key was given", ErrKey)
+		}
+		return fmt.Errorf("%w: they were encrypted with another key than the one that was given", ErrKey)
 	}
 	return nil
 }
 
-// open opens the payload of a message from a record, if it is an envelope.
-func (op *Op) open(it *Item, s *Sealer) {
+// open opens the payload of a message from a record, if it is an envelope of this key.
+func (op *Op) open(it *Item, s *Sealer) bool {
 	if it.sealed == nil {
-		return
+		return false
 	}
 	// Opened payloads are kept where made-up envelopes are: both are the op's.
 	from := len(op.sealed)
-	if plain, ok := s.Open(op.sealed, it.sealed); ok {
+	plain, ok := s.Open(op.sealed, it.sealed)
+	if ok {
 		op.sealed = plain
 		it.Payload = whole(plain[from:])
 	}
+	return ok
 }
 
 // PeekRecord is DecodeRecord for those who only look: it needs no key, and leaves every
@@ -165,7 +183,8 @@ func PeekRecord(op *Op, record []byte) error {
 // message reads one message into it.
 func (r *recordReader) message(it *Item) {
 	flags := r.byte()
-	if flags&^recordFlags != 0 || flags&recordSame != 0 && it.Queue == nil {
+	if flags&^recordFlags != 0 || flags&recordSame != 0 && it.Queue == nil ||
+		flags&(recordSealed|recordSealedHere) == recordSealedHere {
 		r.bad = true
 		return
 	}
@@ -184,7 +203,7 @@ func (r *recordReader) message(it *Item) {
 	}
 	it.Payload = r.text()
 	if flags&recordSealed != 0 {
-		it.sealed = it.Payload
+		it.sealed, it.sealedHere = it.Payload, flags&recordSealedHere != 0
 	}
 }
 

@@ -118,7 +118,7 @@ func TestAPushThatIsDecidedHasAnEmptyRecord(t *testing.T) {
 }
 
 // A payload that was encrypted on disk is one envelope: an encrypted queue gets that very
-// one, another gets what is in it, and without the right key all get the envelope.
+// one, another gets what is in it. Who only looks gets the envelope.
 func TestWhatIsEncryptedOnDiskIsEncryptedOnce(t *testing.T) {
 	s := testSealer(t)
 	push, fault := decode(`{"items":[{"queue":"q","transactionId":"a","payload":{"secret": 1}},{"queue":"q","payload":"two"}]}`)
@@ -132,15 +132,13 @@ func TestWhatIsEncryptedOnDiskIsEncryptedOnce(t *testing.T) {
 	if bytes.Contains(record, []byte("secret")) {
 		t.Error("a payload can be read on disk")
 	}
-	read := func(s *Sealer) *Op {
-		t.Helper()
-		var op Op
-		if err := DecodeRecord(&op, record, s); err != nil {
-			t.Fatal(err)
-		}
-		return &op
+	with, looked := &Op{}, &Op{}
+	if err := errors.Join(DecodeRecord(with, record, s), PeekRecord(looked, record)); err != nil {
+		t.Fatal(err)
 	}
-	with := read(s)
+	if with.Cost != looked.Cost {
+		t.Errorf("looked at it costs %d, opened %d", looked.Cost, with.Cost)
+	}
 	for i, want := range []string{`{"secret": 1}`, `"two"`} {
 		it := &with.Items[i]
 		envelope, sealed := it.Waiting()
@@ -154,26 +152,120 @@ func TestWhatIsEncryptedOnDiskIsEncryptedOnce(t *testing.T) {
 			t.Error("another envelope than the one on disk")
 		}
 	}
-	other, err := NewSealer(strings.Repeat("ab", 32))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range []*Sealer{nil, other} {
-		without := read(s)
-		for i := range without.Items {
-			it := &without.Items[i]
-			if envelope, sealed := it.Waiting(); !sealed || !bytes.Equal(it.Payload, envelope) {
-				t.Errorf("without the key: %q", it.Payload)
-			}
+	for i := range looked.Items {
+		it := &looked.Items[i]
+		if envelope, sealed := it.Waiting(); !sealed || !bytes.Equal(it.Payload, envelope) {
+			t.Errorf("looked at: %q", it.Payload)
 		}
 	}
 	// What is written again is the same envelope, whoever has which key.
-	for _, s := range []*Sealer{nil, other, s} {
-		again, err := AppendRecord(nil, with, s)
-		if err != nil || !bytes.Equal(again, record) {
+	for _, s := range []*Sealer{nil, otherSealer(t), s} {
+		for _, op := range []*Op{with, looked} {
+			again, err := AppendRecord(nil, op, s)
+			if err != nil || !bytes.Equal(again, record) {
+				t.Errorf("written again it is another record: %v", err)
+			}
+		}
+	}
+}
+
+// otherSealer has another key than testSealer.
+func otherSealer(t testing.TB) *Sealer {
+	t.Helper()
+	s, err := NewSealer(strings.Repeat("ab", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What was encrypted here and cannot be opened is not given out as a payload, in whichever
+// message of a record it is.
+func TestARecordThatWasEncryptedHereNeedsItsKey(t *testing.T) {
+	made := func(items ...Item) []byte {
+		t.Helper()
+		record, err := AppendRecord(nil, &Op{Items: items}, testSealer(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return record
+	}
+	f := func(record []byte, s *Sealer, sentence string) {
+		t.Helper()
+		err := mustFail(t, record, s)
+		if !errors.Is(err, ErrKey) || errors.Is(err, ErrRecord) || !strings.Contains(err.Error(), sentence) {
+			t.Error(err)
+		}
+	}
+	item := func(payload string) Item {
+		return Item{Queue: []byte("q"), Partition: []byte("p"), Payload: []byte(payload)}
+	}
+	f(made(item("1")), nil, "no key was given")
+	f(made(item("1")), otherSealer(t), "another key")
+	// The other's envelope is opened, or left; the last one is what decides.
+	envelope, _ := otherSealer(t).Seal(nil, []byte(`{"n":1}`))
+	taken := item(string(envelope))
+	taken.TakeEnvelope()
+	f(made(taken, item("1")), otherSealer(t), "another key")
+	f(made(item("1"), taken), nil, "no key was given")
+	// A push that was encrypted for its queue before PostgreSQL went away is no different.
+	c, h := &Config{Sealer: testSealer(t)}, NewHints(0, 0)
+	known(h, "secret", "Default", UUID{1}, true)
+	pushed := new(Op)
+	Decode(pushed, []byte(`{"items":[{"queue":"secret","payload":"pushed"}]}`), c, NewIDs(wallMs))
+	b := NewBatch(c, h)
+	b.Add(pushed)
+	if len(b.Step(0)) == 0 || pushed.Items[0].sealed == nil {
+		t.Fatal("it is not encrypted")
+	}
+	f(made(pushed.Items...), otherSealer(t), "another key")
+	// Nobody needs a key for what is not encrypted, or to find that it is no record.
+	record, err := AppendRecord(nil, &Op{Items: []Item{item("1")}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var op Op
+	if err := DecodeRecord(&op, record, nil); err != nil {
+		t.Error(err)
+	}
+	whole := made(item("1"))
+	if err := mustFail(t, whole[:len(whole)-1], nil); !errors.Is(err, ErrRecord) || errors.Is(err, ErrKey) {
+		t.Error(err)
+	}
+}
+
+// Builds before there was the flag did not write who has encrypted a payload.
+func TestARecordThatDoesNotSayWhoEncryptedItIsTakenWithoutTheKey(t *testing.T) {
+	record, err := AppendRecord(nil, &Op{Items: []Item{{Payload: []byte("1")}}}, testSealer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if record[2] != recordSealed|recordSealedHere {
+		t.Fatalf("flags %b", record[2])
+	}
+	record[2] = recordSealed
+	for _, s := range []*Sealer{nil, otherSealer(t), testSealer(t)} {
+		var op Op
+		if err := DecodeRecord(&op, record, s); err != nil {
+			t.Fatal(err)
+		}
+		it := &op.Items[0]
+		envelope, sealed := it.Waiting()
+		if plain, ok := testSealer(t).Open(nil, envelope); !sealed || !ok || string(plain) != "1" {
+			t.Errorf("%v: %q", sealed, envelope)
+		}
+		if opened := string(it.Payload) == "1"; opened != opens(s, envelope) {
+			t.Errorf("opened: %v", opened)
+		}
+		if again, err := AppendRecord(nil, &op, testSealer(t)); err != nil || !bytes.Equal(again, record) {
 			t.Errorf("written again it is another record: %v", err)
 		}
 	}
+}
+
+func opens(s *Sealer, envelope []byte) bool {
+	_, ok := s.Open(nil, envelope)
+	return ok
 }
 
 // A client's own payload that looks like an envelope is none of ours.
@@ -213,6 +305,13 @@ func TestAnEnvelopeThatIsTakenIsNotEncryptedAgain(t *testing.T) {
 		if err := DecodeRecord(&back, record, s); err != nil || string(back.Items[0].Payload) != want {
 			t.Errorf("%v: %q", err, back.Items[0].Payload)
 		}
+		// Who has not that key passes it on as it is: it is a payload of Queen's.
+		for _, without := range []*Sealer{nil, otherSealer(t)} {
+			var back Op
+			if err := DecodeRecord(&back, record, without); err != nil || !bytes.Equal(back.Items[0].Payload, payload) {
+				t.Errorf("without the key: %v: %q", err, back.Items[0].Payload)
+			}
+		}
 	}
 	f(envelope, true, `{"n":1}`)
 	f([]byte(`{"n":1}`), false, `{"n":1}`)
@@ -248,6 +347,27 @@ func someRecord(t testing.TB) []byte {
 // spoiled decodes bytes that are no record, and checks that the op is as it was.
 func spoiled(t testing.TB, record []byte, s *Sealer) (ok bool) {
 	t.Helper()
+	err := tryRecord(t, record, s)
+	if err != nil && !errors.Is(err, ErrRecord) && !errors.Is(err, ErrKey) {
+		t.Errorf("%v is neither ErrRecord nor ErrKey", err)
+	}
+	return err == nil
+}
+
+// mustFail decodes bytes that are not to be taken, checks that the op is as it was, and
+// returns why.
+func mustFail(t testing.TB, record []byte, s *Sealer) error {
+	t.Helper()
+	err := tryRecord(t, record, s)
+	if err == nil {
+		t.Fatal("it is taken")
+	}
+	return err
+}
+
+// tryRecord decodes a record behind another one; if that fails the op must be as it was.
+func tryRecord(t testing.TB, record []byte, s *Sealer) error {
+	t.Helper()
 	var op Op
 	if err := DecodeRecord(&op, someRecord(t), testSealer(t)); err != nil {
 		t.Fatal(err)
@@ -259,10 +379,7 @@ func spoiled(t testing.TB, record []byte, s *Sealer) (ok bool) {
 	cost, sealed := op.Cost, len(op.sealed)
 	err := DecodeRecord(&op, record, s)
 	if err == nil {
-		return true
-	}
-	if !errors.Is(err, ErrRecord) {
-		t.Errorf("%v is not ErrRecord", err)
+		return nil
 	}
 	if len(op.Items) != len(before) || op.Cost != cost || len(op.sealed) != sealed {
 		t.Errorf("a bad record has left something: %d messages, cost %d", len(op.Items), op.Cost)
@@ -273,10 +390,10 @@ func spoiled(t testing.TB, record []byte, s *Sealer) (ok bool) {
 		}
 	}
 	// Nothing is left over that a good record would show.
-	if err := DecodeRecord(&op, someRecord(t), nil); err != nil || op.Items[len(before)].Status != Pending {
+	if err := PeekRecord(&op, someRecord(t)); err != nil || op.Items[len(before)].Status != Pending {
 		t.Error(err)
 	}
-	return false
+	return err
 }
 
 func TestBytesThatAreNoRecordLeaveTheOpAsItWas(t *testing.T) {
@@ -294,6 +411,7 @@ func TestBytesThatAreNoRecordLeaveTheOpAsItWas(t *testing.T) {
 	f("another version", append([]byte{2}, record[1:]...))
 	f("a flag that is not known", []byte{1, 1, 0x80, 0, 0, 0})
 	f("the same names as nobody's", []byte{1, 1, recordSame, 0, 0, 0})
+	f("an envelope of ours that is none", append([]byte{1, 1, recordSealedHere}, make([]byte, 20)...))
 	f("more messages than bytes", []byte{1, 0xff, 0xff, 0xff, 0xff, 0x0f, 0})
 	f("a number that never ends", append([]byte{1}, bytes.Repeat([]byte{0xff}, 20)...))
 	f("a text of 2^64-1 bytes", append(append([]byte{1, 1, 0}, bytes.Repeat([]byte{0xff}, 9)...), 1, 0, 0))
