@@ -63,6 +63,8 @@ func (BufferList) Help() string {
 
 Exit status 1, and a line on stderr, when a file could not be read: what is in it is not counted.
 
+Then how many messages are encrypted on disk: what was buffered with a QUEEN_ENCRYPTION_KEY is delivered only by a server that has the same. To look needs no key.
+
 Then what else is there: poison.jsonl, the messages that PostgreSQL has refused, with their reasons; quarantine/, damaged bytes that were set aside, and whole files that could not be read everywhere; taken/, files of Queen's server that were taken over, which may be deleted.
 
 ` + bufferManual
@@ -174,6 +176,9 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 			fmt.Fprintf(table, "%s\t%d\t%d\n", q.Queue, q.Messages, q.Partitions)
 		}
 		_ = table.Flush()
+	}
+	if c.Encrypted > 0 {
+		fmt.Fprintf(out, "encrypted: %s; what was buffered with a QUEEN_ENCRYPTION_KEY is delivered only by a server that has the same\n", plural(c.Encrypted, "message"))
 	}
 	if c.Released > 0 {
 		fmt.Fprintf(out, "delivered: all records up to number %d\n", c.Released)

@@ -524,10 +524,13 @@ func TestWhatIsBufferedWithAKeyWaitsForAProcessThatHasIt(t *testing.T) {
 		if err := p.stop(); err != nil {
 			t.Error(err)
 		}
-		if c := contents(t, dir); c.Messages != 3 || c.Poison.Messages != 0 {
+		if c := contents(t, dir); c.Messages != 3 || c.Encrypted != 3 || c.Poison.Messages != 0 {
 			t.Errorf("on disk: %+v", c)
 		}
 		isWhole(t, dir, "")
+		if _, out, _ := bufferDoes(t, dir, []string{"ls"}, env); !strings.Contains(out, "encrypted: 3 messages; ") {
+			t.Error(out)
+		}
 		for n, m := range exported(t, dir, nil, env) {
 			if !m.Encrypted || m.TransactionID != s.ids[n] {
 				t.Errorf("exported with %s: %+v", env, m)

@@ -28,11 +28,12 @@ import (
 // Contents is what is in a buffer's directory. Its JSON is what `queend buffer ls --json`
 // prints.
 type Contents struct {
-	Dir      string    `json:"dir"`
-	Holder   int       `json:"holder"`   // the process that has the directory, 0: none, as far as can be seen
-	Messages int       `json:"messages"` // that wait
-	Released uint64    `json:"released"` // all records up to this one are done
-	Segments []Segment `json:"segments"` // oldest first
+	Dir       string    `json:"dir"`
+	Holder    int       `json:"holder"`    // the process that has the directory, 0: none, as far as can be seen
+	Messages  int       `json:"messages"`  // that wait
+	Encrypted int       `json:"encrypted"` // of these, those whose payloads are envelopes on disk
+	Released  uint64    `json:"released"`  // all records up to this one are done
+	Segments  []Segment `json:"segments"`  // oldest first
 
 	Queues []QueueContents `json:"queues"` // by name
 
@@ -218,6 +219,9 @@ func (c *Contents) count() error {
 			}
 			q.messages++
 			q.partitions[string(it.Partition)] = true
+			if _, sealed := it.Waiting(); sealed {
+				c.Encrypted++
+			}
 		}
 		return nil
 	})
