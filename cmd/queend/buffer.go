@@ -19,7 +19,7 @@ import (
 )
 
 // openBuffer takes the file buffer's directory, unless there is to be no buffer.
-func (s *server) openBuffer(ctx context.Context) error {
+func (s *server) openBuffer() error {
 	c := s.config
 	if c.Buffer.MaxBytes == "0" {
 		s.log.Warn().Msg("FILE_BUFFER_MAX_BYTES=0: there is no file buffer, pushes hear 503 while PostgreSQL is away")
@@ -29,13 +29,10 @@ func (s *server) openBuffer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.buffer, err = filebuffer.Open(ctx, filebuffer.Options{
+	s.buffer, err = filebuffer.Open(filebuffer.Options{
 		Dir: dir, BytesMax: c.bufferBytesMax(), SegmentBytes: int64(c.Buffer.Segment), Sealer: s.sealer,
 		WaitingBytesMax: int(c.Statements.Backlog), Wait: bool(c.Listener.HandOver), Now: s.loops.Loops()[0].Now, Log: s.log,
 	})
-	if err != nil && ctx.Err() != nil {
-		return errStopped
-	}
 	if err != nil {
 		return fmt.Errorf("%w; FILE_BUFFER_DIR names another directory, FILE_BUFFER_MAX_BYTES=0 does without", err)
 	}

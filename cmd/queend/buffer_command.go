@@ -201,7 +201,7 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 		fmt.Fprintf(out, "taken/%s: %d bytes, taken over from Queen's server; may be deleted\n", f.Name, f.Bytes)
 	}
 	for _, f := range c.Queens {
-		fmt.Fprintf(out, "%s: %d bytes of Queen's server, taken over at the next start\n", f.Name, f.Bytes)
+		fmt.Fprintf(out, "%s: %d bytes of Queen's server, not delivered yet\n", f.Name, f.Bytes)
 	}
 }
 

@@ -767,7 +767,7 @@ func TestAStopIsHeardWhileQueensFilesAreTaken(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it ends after %s", took)
 	}
-	p.await("it goes on with this file at the next start")
+	p.await("it goes on at the next start")
 	if _, err := os.Stat(long); err != nil {
 		t.Error(err)
 	}

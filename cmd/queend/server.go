@@ -118,7 +118,7 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startLocal(ctx); err != nil {
 		return err
 	}
-	if err := s.startLoops(ctx); err != nil {
+	if err := s.startLoops(); err != nil {
 		return err
 	}
 	if err := s.startProfiles(ctx); err != nil {
@@ -188,23 +188,6 @@ func extend() {
 	_, _ = daemon.SdNotify(false, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extension.Microseconds()))
 }
 
-// extending asks systemd for more time while work goes on.
-func extending(work func() error) error {
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		for {
-			select {
-			case <-done:
-				return
-			case <-time.After(extension / 3):
-				extend()
-			}
-		}
-	}()
-	return work()
-}
-
 // startLocal starts the private PostgreSQL, if one is asked for.
 func (s *server) startLocal(ctx context.Context) error {
 	if !s.config.Local.Postgres {
@@ -229,7 +212,7 @@ func (s *server) startLocal(ctx context.Context) error {
 // each. The port comes first: while Queen's server has it, its buffer's files are not ours
 // to take. Clients that come meanwhile wait in the kernel's queue. When it returns requests
 // are answered: until PostgreSQL's tables are known pushes are written to disk.
-func (s *server) startLoops(ctx context.Context) error {
+func (s *server) startLoops() error {
 	c := s.config
 	limits := httpparse.DefaultLimits()
 	limits.HeaderBytesMax = int(c.Listener.Header)
@@ -246,7 +229,7 @@ func (s *server) startLoops(ctx context.Context) error {
 	if err := s.loops.Listen(c.Address()); err != nil {
 		return err
 	}
-	if err := extending(func() error { return s.openBuffer(ctx) }); err != nil { // it may have much to take over from Queen
+	if err := s.openBuffer(); err != nil {
 		return err
 	}
 	s.board = newBoard(s.config)

@@ -40,7 +40,7 @@ type Contents struct {
 	Poison     Poison `json:"poison"`
 	Quarantine []File `json:"quarantine"` // damaged bytes that were set aside
 	Taken      []File `json:"taken"`      // Queen's files that were taken over
-	Queens     []File `json:"queens"`     // Queen's files that the next start takes over
+	Queens     []File `json:"queens"`     // Queen's files that are to be delivered
 }
 
 // Segment is a file of records.
@@ -254,8 +254,12 @@ func (c *Contents) segmentOf(seq uint64) *Segment {
 	return nil
 }
 
-// read is the push in a record, with its payloads as they are on disk.
+// read is the push in a record, with its payloads as they are on disk; a mark is one of
+// nothing.
 func read(rec journal.Record) (*queue.Op, error) {
+	if rec.Kind == kindMark {
+		return &queue.Op{}, nil
+	}
 	if rec.Kind != kindPush {
 		return nil, fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
 	}

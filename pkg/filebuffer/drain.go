@@ -100,6 +100,12 @@ func (b *Buffer) scan(end uint64) {
 		b.missing(at, end+1)
 		break
 	}
+	if b.queens != nil {
+		if n == 0 {
+			oldest = time.Now()
+		}
+		n += b.queens.scan()
+	}
 	if b.ctx.Err() != nil {
 		return // it is not known what is there: everything stays gated
 	}
@@ -130,7 +136,7 @@ func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 type drainer struct {
 	b       *Buffer
 	to      Replay
-	disk    reading
+	disk    backlog
 	ahead   *journal.Record       // read, and not in a window yet
 	op      queue.Op              // the window
 	last    uint64                // the last record in it
@@ -156,7 +162,7 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, disk: reading{b: b, reader: b.journal.Reader()}, done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d := &drainer{b: b, to: to, disk: b.backlog(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
 	d.begin()
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
@@ -368,7 +374,6 @@ func (d *drainer) read() (end bool) {
 				d.trouble("the file buffer cannot be read: " + err.Error())
 				return false
 			}
-			d.b.foundLate(next)
 			rec = &next
 		}
 		before, cost := len(d.op.Items), d.op.Cost
@@ -377,10 +382,12 @@ func (d *drainer) read() (end bool) {
 			return false
 		}
 		var err error
-		if rec.Kind != kindPush {
-			err = fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
-		} else {
+		switch rec.Kind {
+		case kindPush:
 			err = queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
+		case kindMark:
+		default:
+			err = fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
 		}
 		if errors.Is(err, queue.ErrKey) {
 			d.ahead = rec
@@ -444,6 +451,7 @@ func (d *drainer) deliver() {
 	if err := b.journal.Release(d.last); err != nil {
 		b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
 	}
+	d.disk.stored(d.ahead != nil)
 	b.roomMade()
 	b.stats.Drained.Add(uint64(stored))
 	b.stats.Pending.Add(-int64(n))

@@ -40,6 +40,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,8 +76,11 @@ const (
 	groupBytesMax = 8 << 20
 )
 
-// kindPush is the journal's kind of a record that is a push (queue.AppendRecord).
-const kindPush = 1
+// The journal's kinds of records.
+const (
+	kindPush = 1 // a push (queue.AppendRecord)
+	kindMark = 2 // nothing: it stands behind what Queen's server has left (backlog.go)
+)
 
 // Options of a Buffer. The zero value of a field takes its default.
 type Options struct {
@@ -89,8 +93,10 @@ type Options struct {
 	Now             func() time.Duration
 	Log             zerolog.Logger
 
-	fs       journal.FS // of tests
-	noLeases bool       // likewise: it cannot be asked who writes to a file
+	// Of tests.
+	fs       journal.FS
+	noLeases bool                                // it cannot be asked who writes to a file
+	open     func(name string) (*os.File, error) // Queen's files, in the place of os.Open
 }
 
 // Buffer is the file buffer of a process. Its methods are for any goroutine.
@@ -134,6 +140,8 @@ type Buffer struct {
 	writer     sync.WaitGroup
 	drainer    sync.WaitGroup
 	poison     poison
+	queens     *queens // what Queen's server has left; nil: nothing
+	before     uint64  // the journal's last record when it was opened
 	complaint  complaint
 	since      atomic.Int64 // the buffer was not empty since then (loop clock); 0: it is
 	said       uint64       // the drain's: messages delivered when it last said that all are
@@ -148,13 +156,15 @@ type entry struct {
 }
 
 // Open takes the directory, makes it if need be, and begins to write what the stores
-// give. What is on disk from before is delivered once Drain was called. It does not read
-// the directory whole, so that a start takes no longer with a backlog; only what Queen's
-// server has left is taken over first. When ctx ends meanwhile, Open fails, and what is not
-// taken over stays for the next time.
-func Open(ctx context.Context, o Options) (*Buffer, error) {
+// give. What is on disk from before is delivered once Drain was called, and so is what
+// Queen's server has left. It does not read the directory whole, so that a start takes no
+// longer with a backlog.
+func Open(o Options) (*Buffer, error) {
 	if o.WaitingBytesMax == 0 {
 		o.WaitingBytesMax = WaitingBytesMaxDefault
+	}
+	if o.open == nil {
+		o.open = os.Open
 	}
 	b := &Buffer{
 		o: o, gate: newGate(), poison: poison{dir: o.Dir},
@@ -163,7 +173,7 @@ func Open(ctx context.Context, o Options) (*Buffer, error) {
 	}
 	b.clear.Store(true)
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	err := b.open(ctx)
+	err := b.open()
 	var locked *journal.LockedError
 	if errors.As(err, &locked) && o.Wait {
 		o.Log.Info().Str("dir", o.Dir).Msg("the file buffer's directory belongs to the queend that is being replaced; waiting for it")
@@ -177,8 +187,7 @@ func Open(ctx context.Context, o Options) (*Buffer, error) {
 	return b, nil
 }
 
-// open opens, unless ctx ends.
-func (b *Buffer) open(ctx context.Context) error {
+func (b *Buffer) open() error {
 	j, err := journal.Open(journal.Options{
 		Dir: b.o.Dir, FS: b.o.fs, SegmentBytes: b.o.SegmentBytes, BytesMax: b.o.BytesMax, Log: b.o.Log, Now: time.Now,
 	})
@@ -189,10 +198,11 @@ func (b *Buffer) open(ctx context.Context) error {
 		_ = j.Close()
 		return fmt.Errorf("cannot open the file buffer: %w", err)
 	}
-	if err := b.takeQueens(ctx, j); err != nil {
+	if b.queens, err = b.findQueens(); err != nil {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
+	b.before = end
 	b.mu.Lock()
 	b.journal = j
 	b.gate.all++ // until the scan has ended
@@ -212,13 +222,11 @@ func (b *Buffer) openLater() {
 			return
 		case <-time.After(100 * time.Millisecond):
 		}
-		err := b.open(b.ctx)
+		err := b.open()
 		var locked *journal.LockedError
 		switch {
 		case err == nil:
 			b.o.Log.Info().Str("dir", b.o.Dir).Msg("the file buffer is ours now")
-			return
-		case b.ctx.Err() != nil: // it was stopped in the middle, which is no trouble
 			return
 		case !errors.As(err, &locked):
 			b.o.Log.Error().Err(err).Msg("there is no file buffer: pushes hear 503 while PostgreSQL is away")

@@ -2,7 +2,6 @@ package filebuffer
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -828,7 +827,7 @@ func TestADirectoryIsTakenOverFromAnotherProcess(t *testing.T) {
 		left := w.push(1, 0, "a")
 		w.settle()
 		left.is(stored, "buffered")
-		if _, err := Open(context.Background(), w.o); err == nil || !strings.Contains(err.Error(), "in use") {
+		if _, err := Open(w.o); err == nil || !strings.Contains(err.Error(), "in use") {
 			w.errorf("a second process has the directory: %v", err)
 		}
 		w.outage(false)
@@ -1044,7 +1043,7 @@ func TestADrainRestsOnlyWhileItIsInTime(t *testing.T) {
 	}
 
 	now := time.Hour
-	b, err := Open(context.Background(), Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return now }})
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1115,7 +1114,7 @@ func (f storeFunc) Cancel(*queue.Op) {}
 func TestHowLongARowTakesIsWithoutTheTrouble(t *testing.T) {
 	now := time.Hour
 	clock := func() time.Duration { return now }
-	b, err := Open(context.Background(), Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: clock})
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1168,7 +1167,7 @@ func TestTheBufferClosesBehindASmallAndQuickBatch(t *testing.T) {
 // What was halved because PostgreSQL did not manage it is not doubled by the same batch, and
 // grows slowly from there.
 func TestADrainThatWasTooMuchGrowsSlowly(t *testing.T) {
-	b, err := Open(context.Background(), Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return time.Hour }})
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 20, Now: func() time.Duration { return time.Hour }})
 	if err != nil {
 		t.Fatal(err)
 	}

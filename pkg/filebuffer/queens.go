@@ -1,41 +1,29 @@
 package filebuffer
 
 import (
-	"bufio"
-	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
+	"sync/atomic"
 	"time"
 
-	"github.com/queend/queend/pkg/filebuffer/journal"
 	"github.com/queend/queend/pkg/queue"
 )
 
 // This file takes over what Queen's server has left in its buffer directory when queend
 // takes its place: failover_*.buf and qos0_*.buf, the same with .tmp behind, which it was
-// writing when it ended, and those that it had put aside in failed/. Each record is a
-// length of 4 bytes in the machine's order and a JSON object. What is taken is in the
-// journal, and the file in taken/, so that nothing is taken twice; a crash in between takes
-// it twice, and the transaction ids tell.
-
-const (
-	// queensRecordBytesMax is the largest record that is believed. Queen itself reads up to
-	// 10 MiB, but writes larger ones.
-	queensRecordBytesMax = 256 << 20
-
-	// queensGroupBytes is how much of a file goes to the journal at once.
-	queensGroupBytes = 1 << 20
-)
+// writing when it ended, and those that it had put aside in failed/.
+//
+// They are delivered from where they are, beside the traffic. The scan finds out which
+// partitions are in them; then the drain stores what they hold, at its place between our own
+// records (backlog.go). A file whose messages are all stored goes to taken/. A process that
+// ends before that leaves it to the next one, and what is stored twice so the transaction ids
+// tell.
 
 // takenDir is where files go that were taken.
 const takenDir = "taken"
@@ -43,68 +31,46 @@ const takenDir = "taken"
 // takeRounds is how often is looked for files: Queen's server may rename them as it ends.
 const takeRounds = 3
 
-// takeQueens takes all of Queen's files in, oldest first, before anything is written. When
-// ctx ends, those that are not taken whole stay where they are.
-func (b *Buffer) takeQueens(ctx context.Context, j *journal.Journal) error {
-	t := taking{
-		ctx: ctx, b: b, j: j, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }),
-		patience: writerPatience, left: map[string]bool{},
-	}
-	found := false
-	for range takeRounds {
-		files, err := t.files()
-		if err != nil {
-			return fmt.Errorf("cannot look for Queen's buffer files: %w", err)
-		}
-		if len(files) == 0 {
-			break
-		}
-		if !found {
-			found = true
-			if err := t.begin(len(files)); err != nil {
-				return fmt.Errorf("cannot take over Queen's buffer files: %w", err)
-			}
-		}
-		for _, path := range files {
-			if err := t.file(path); err != nil {
-				return t.failed(path, err)
-			}
-		}
-	}
-	if found {
-		b.o.Log.Info().Uint64("messages", b.stats.Taken.Load()).Int("set_aside", t.bad).Int("left", len(t.left)).Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(b.o.Dir, takenDir))
-	}
-	return nil
+// queens is what Queen's server has left. The scan has it first, and then the drain.
+type queens struct {
+	b        *Buffer
+	ids      *queue.IDs
+	unmarked atomic.Bool    // a mark must be written before any push is: see mark
+	counted  map[string]int // messages that the scan has found and the drain has not, by file
+	tries    int            // that failed in a row
+	said     time.Duration  // when that was said last
+
+	begun     bool
+	rounds    int             // so often files were looked for
+	files     []string        // that are to be read in this one
+	seen      map[string]bool // of this round, and those before it
+	cur       *source         // is being read; nil: none
+	read      []*source       // were read whole, and wait to be delivered
+	handed    uint64          // messages, of all files
+	delivered uint64          // so many of these are stored
+	ended     bool            // all are handed
+	told      bool            // that all are delivered, or that it was stopped
+	bad, left int             // records that were set aside, files that stay where they are
+	leases    bool            // the file system tells who writes to a file
+	patience  time.Duration   // for as long writers are waited for, in all
 }
 
-// files lists what is to be taken.
-func (t *taking) files() ([]string, error) {
-	files, err := queensFiles(t.b.o.Dir)
-	return slices.DeleteFunc(files, func(path string) bool { return t.left[path] }), err
-}
-
-// begin makes the place where the files go.
-func (t *taking) begin(files int) error {
-	dir := filepath.Join(t.b.o.Dir, takenDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// findQueens looks for files of Queen's; nil: there are none.
+func (b *Buffer) findQueens() (*queens, error) {
+	files, err := queensFiles(b.o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for Queen's buffer files: %w", err)
 	}
-	t.leases = !t.b.o.noLeases && leasesWork(dir)
-	t.b.o.Log.Info().Int("files", files).Str("dir", t.b.o.Dir).Msg("taking over what Queen's server has left to deliver")
-	return nil
-}
-
-// failed is the error of a file that was not taken.
-func (t *taking) failed(path string, err error) error {
-	if t.ctx.Err() != nil {
-		t.b.o.Log.Info().Uint64("messages", t.b.stats.Taken.Load()).Str("file", path).Msg("the taking over of Queen's buffer files is stopped; it goes on with this file at the next start")
+	if len(files) == 0 {
+		return nil, nil
 	}
-	err = fmt.Errorf("cannot take over Queen's buffer file %s: %w", path, err)
-	if errors.Is(err, journal.ErrFull) || errors.Is(err, syscall.ENOSPC) {
-		// The bound is not asked, so it is the disk.
-		err = fmt.Errorf("%w; the disk must have room for a copy of what is taken over: make room on it and start again, the file stays where it is", err)
+	q := &queens{
+		b: b, ids: queue.NewIDs(func() int64 { return time.Now().UnixMilli() }), patience: writerPatience,
+		counted: map[string]int{}, seen: map[string]bool{},
 	}
-	return err
+	q.unmarked.Store(true)
+	b.o.Log.Info().Int("files", len(files)).Str("dir", b.o.Dir).Msg("taking over what Queen's server has left to deliver")
+	return q, nil
 }
 
 // queensFiles lists Queen's files by the time in their names: a UUIDv7 each.
@@ -136,187 +102,257 @@ func isQueens(name string) bool {
 		(strings.HasSuffix(name, ".buf") || strings.HasSuffix(name, ".buf.tmp"))
 }
 
-// taking is the taking over of files.
-type taking struct {
-	ctx      context.Context
-	b        *Buffer
-	j        *journal.Journal
-	ids      *queue.IDs
-	group    [][]byte // records that are not in the journal yet
-	size     int
-	bad      int
-	leases   bool            // the file system tells who writes to a file
-	patience time.Duration   // for as long writers are waited for, in all
-	left     map[string]bool // files that somebody still writes to
-}
+// nameOf is the name of a file of Queen's, finished or not.
+func nameOf(path string) string { return strings.TrimSuffix(filepath.Base(path), ".tmp") }
 
-// source is a file of Queen's.
-type source struct {
-	*os.File
-	path string
-	read int64 // up to here its records are taken
-	n    int   // so many
-	torn error // what is wrong with what is behind them; nil: nothing is
-}
-
-// file takes one file, whole; or leaves it, when somebody still writes to it.
-//
-// A Queen that runs goes on writing to a file that is moved, and nobody would ever read
-// that. So the file is moved when it is known that nobody has it open for writing; where
-// that cannot be known, it is watched for a moment after it was moved.
-func (t *taking) file(path string) error {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // it has another name by now: the next round finds it
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	s := &source{File: f, path: path}
-	free, known := t.await(f)
-	if !free {
-		return t.leave(path)
-	}
-	if err := t.rest(s); err != nil {
-		return err
-	}
-	taken, err := t.move(s)
-	if err != nil || !taken {
-		return err
-	}
-	if !known {
-		if still, err := t.watch(s); !still {
-			if err = errors.Join(err, t.putBack(s)); err != nil {
-				return err
-			}
-			return t.leave(path)
-		}
-	}
-	if s.torn != nil {
-		t.b.o.Log.Warn().Str("file", path).Err(s.torn).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
-	}
-	return nil
-}
-
-// rest takes what of the file is not taken yet.
-func (t *taking) rest(s *source) error {
-	if _, err := s.Seek(s.read, io.SeekStart); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(s, 1<<20)
-	for s.torn = nil; ; s.n++ {
-		if err := t.ctx.Err(); err != nil {
-			return err
-		}
-		event, err := queensRecord(r)
-		if errors.Is(err, io.EOF) {
-			break
-		}
+// scan puts what the files hold into the gate, and says how many messages that is. What
+// cannot be read is tried until it can: while it is not known what is there, all is gated.
+func (q *queens) scan() (n int) {
+	seen, saidAt := map[string]bool{}, q.b.o.Now()
+	for q.b.ctx.Err() == nil {
+		files, err := queensFiles(q.b.o.Dir)
 		if err != nil {
-			s.torn = err
+			q.trouble(err)
+			q.b.pause(time.Second)
+			continue
+		}
+		files = slices.DeleteFunc(files, func(path string) bool { return seen[nameOf(path)] })
+		if len(files) == 0 {
 			break
 		}
-		if err := t.event(event, s.path, s.n); err != nil {
-			return err
+		s := q.source(files[0])
+		for q.b.ctx.Err() == nil {
+			event, err := s.next()
+			if errors.Is(err, io.EOF) {
+				seen[s.name] = true
+				break
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				break // it has another name by now, or was taken away
+			}
+			if err != nil {
+				q.trouble(err)
+				q.b.pause(time.Second)
+				continue
+			}
+			q.good()
+			var op queue.Op
+			if q.decode(&op, event, s).Code == queue.OK {
+				q.counted[s.name]++
+				q.gate(op.Items)
+				n++
+			}
+			s.pass(event)
+			if now := q.b.o.Now(); now-saidAt >= sayEvery {
+				saidAt = now
+				q.b.o.Log.Info().Int("messages", n).Str("file", s.path).Msg("looking through what Queen's server has left; pushes are written to disk meanwhile")
+			}
 		}
-		s.read += int64(4 + len(event))
+		s.close()
 	}
-	return t.append()
+	return n
 }
 
-// move puts a file in its place. It is false when the file was moved by somebody else.
-func (t *taking) move(s *source) (bool, error) {
-	to := filepath.Join(t.b.o.Dir, takenDir, filepath.Base(s.path))
-	err := os.Rename(s.path, to)
-	if _, is := os.Lstat(s.path); err != nil && errors.Is(is, os.ErrNotExist) {
-		return false, nil // the transaction ids tell, when the next round finds it
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, t.syncMove(s.path)
+// gate gates what is found.
+func (q *queens) gate(items []queue.Item) {
+	b := q.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stats.Pending.Add(int64(len(items)))
+	b.gate.add(items)
+	b.clear.Store(false)
 }
 
-func (t *taking) syncMove(path string) error {
-	return errors.Join(syncDir(filepath.Dir(path)), syncDir(filepath.Join(t.b.o.Dir, takenDir)))
-}
-
-// queensRecord reads one record.
-func queensRecord(r io.Reader) ([]byte, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, errors.New("it ends in the middle of a length")
+// next is the next message, as a record of ours. io.EOF says that all were handed. After any
+// other error next is to be called again in a while; it says itself what is wrong.
+func (q *queens) next() ([]byte, error) {
+	record, err := q.look()
+	switch {
+	case err == nil || errors.Is(err, io.EOF):
+		q.good()
+	case q.b.ctx.Err() == nil:
+		q.trouble(err)
+	case !q.told:
+		q.told = true
+		if q.cur != nil {
+			q.cur.close()
 		}
-		return nil, err
+		q.b.o.Log.Info().Uint64("messages", q.delivered).Msg("the taking over of Queen's buffer files is stopped; it goes on at the next start")
 	}
-	n := binary.NativeEndian.Uint32(head[:])
-	if n == 0 || n > queensRecordBytesMax {
-		return nil, fmt.Errorf("a record of %d bytes makes no sense", n)
-	}
-	var event bytes.Buffer
-	if _, err := io.CopyN(&event, r, int64(n)); err != nil {
-		return nil, fmt.Errorf("it ends in the middle of a record of %d bytes", n)
-	}
-	return event.Bytes(), nil
+	return record, err
 }
 
-// event makes a record of ours of one of Queen's, the n-th of its file. It has the fields of
-// an item of a push.
-func (t *taking) event(event []byte, path string, n int) error {
-	var op queue.Op
-	body := append(append([]byte(`{"items":[`), event...), `]}`...)
-	config := queue.Config{OpBytesMax: 2 * queensRecordBytesMax}
-	if f := queue.Decode(&op, body, &config, t.ids); f.Code != queue.OK || len(op.Items) != 1 {
-		t.bad++
-		t.b.stats.Poisoned.Add(1)
-		reason := "a record of Queen's buffer file " + filepath.Base(path) + " is no message: " + f.Message
-		t.b.o.Log.Error().Str("file", path).Str("reason", f.Message).Msg("a record of Queen's buffer file is no message; it is set aside")
-		return t.b.poison.add(Poisoned{Time: time.Now().UTC(), Reason: reason, Record: event})
+func (q *queens) look() ([]byte, error) {
+	for !q.ended {
+		if err := q.b.ctx.Err(); err != nil {
+			return nil, err
+		}
+		if q.cur == nil {
+			if err := q.open(); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		s := q.cur
+		event, err := s.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			q.end(s)
+			continue
+		case errors.Is(err, fs.ErrNotExist):
+			q.cur = nil // it was taken away
+			continue
+		case err != nil:
+			return nil, err
+		}
+		record, err := q.record(event, s)
+		if err != nil {
+			s.close() // and read from there again
+			return nil, err
+		}
+		s.pass(event)
+		if record != nil {
+			q.handed++
+			return record, nil
+		}
 	}
-	it := &op.Items[0]
-	it.TakeEnvelope()
-	if !it.GivenTransaction {
-		it.TransactionID = transactionOf(path, n)
-	}
-	var more struct {
-		ProducerSub string `json:"producerSub"`
-	}
-	if json.Unmarshal(event, &more) == nil && more.ProducerSub != "" {
-		it.ProducerSub = []byte(more.ProducerSub)
-	}
-	record, err := queue.AppendRecord(nil, &op, t.b.o.Sealer)
-	if err != nil {
+	return nil, io.EOF
+}
+
+// open goes to the next file that nobody writes to.
+func (q *queens) open() error {
+	if err := q.begin(); err != nil {
 		return err
 	}
-	t.b.stats.Taken.Add(1)
-	t.group = append(t.group, record)
-	if t.size += len(record); t.size >= queensGroupBytes {
-		return t.append()
+	if len(q.files) == 0 && q.rounds < takeRounds {
+		files, err := queensFiles(q.b.o.Dir)
+		if err != nil {
+			return err
+		}
+		q.files = slices.DeleteFunc(files, func(path string) bool { return q.seen[path] })
+		q.rounds++
 	}
-	return nil
-}
-
-// transactionOf makes the transaction id of a record that has none: the same whenever the
-// file is taken, finished or not, so that what is taken twice is stored once. It is a UUID
-// of version 8 (RFC 9562 §5.8).
-func transactionOf(path string, n int) []byte {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", strings.TrimSuffix(filepath.Base(path), ".tmp"), n))
-	id := queue.UUID(sum[:16])
-	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80
-	return id.Append(nil)
-}
-
-// append puts what was made into the journal. The bound is for pushes, which can be refused;
-// this is on the disk already.
-func (t *taking) append() error {
-	if len(t.group) == 0 {
+	if len(q.files) == 0 {
+		q.ended = true
+		q.settle()
 		return nil
 	}
-	_, err := t.j.AppendBeyond(kindPush, t.group)
-	t.group, t.size = t.group[:0], 0
-	return err
+	s := q.source(q.files[0])
+	free, err := q.await(s)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // which has another name by now: the next round finds it
+		s.close()
+		return err
+	}
+	q.seen[s.path] = true
+	q.files = q.files[1:]
+	switch {
+	case err != nil:
+		s.close()
+	case free:
+		q.cur = s
+	default:
+		s.close()
+		q.leave(s)
+	}
+	return nil
+}
+
+// begin makes the place where the files go.
+func (q *queens) begin() error {
+	if q.begun {
+		return nil
+	}
+	dir := filepath.Join(q.b.o.Dir, takenDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	q.leases, q.begun = !q.b.o.noLeases && leasesWork(dir), true
+	return nil
+}
+
+// end is the end of a file, unless that has moved since.
+func (q *queens) end(s *source) {
+	if s.grown() {
+		return
+	}
+	s.close()
+	s.last = q.handed
+	q.read, q.cur = append(q.read, s), nil
+	q.settle()
+}
+
+// stored says that so many of the messages that were handed are stored.
+func (q *queens) stored(n uint64) {
+	q.delivered = n
+	q.settle()
+}
+
+// settle puts away the files whose messages are all stored, and says when those are all.
+func (q *queens) settle() {
+	for len(q.read) > 0 && q.read[0].last <= q.delivered {
+		q.putAway(q.read[0])
+		q.read = q.read[1:]
+	}
+	if q.over() && !q.told {
+		q.told = true
+		q.unmarked.Store(false)
+		q.b.o.Log.Info().Uint64("messages", q.delivered).Int("set_aside", q.bad).Int("left", q.left).
+			Msg("Queen's buffer files are taken over; they are kept in " + filepath.Join(q.b.o.Dir, takenDir))
+	}
+}
+
+// over says that there is nothing more to do.
+func (q *queens) over() bool { return q.ended && len(q.read) == 0 }
+
+// putAway moves a file to those that were taken. One that has grown since is not wholly
+// taken: it stays.
+func (q *queens) putAway(s *source) {
+	is := func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && info.Size() == s.size
+	}
+	if _, err := os.Lstat(s.path); errors.Is(err, fs.ErrNotExist) {
+		return // somebody has moved it; the transaction ids tell, when the next round finds it
+	}
+	if !is(s.path) {
+		q.leave(s)
+		return
+	}
+	to := filepath.Join(q.b.o.Dir, takenDir, filepath.Base(s.path))
+	err := os.Rename(s.path, to)
+	if err == nil && !is(to) { // who has it open goes on writing to it there, where nobody would read that
+		if err = os.Rename(to, s.path); err == nil {
+			q.leave(s)
+		}
+	}
+	if err = errors.Join(err, syncDir(filepath.Dir(s.path)), syncDir(filepath.Dir(to))); err != nil {
+		q.left++
+		q.b.o.Log.Error().Err(err).Str("file", s.path).Msg("Queen's buffer file is delivered and cannot be put away; the next start would look at it again")
+		return
+	}
+	if s.torn != nil {
+		q.b.o.Log.Warn().Str("file", s.path).Err(s.torn).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
+	}
+}
+
+// trouble says why it does not go on, now and then.
+func (q *queens) trouble(err error) {
+	q.b.stats.ReadErrors.Add(1)
+	now := q.b.o.Now()
+	if q.tries++; q.tries > 1 && now-q.said < sayUnreadEvery {
+		return
+	}
+	q.said = now
+	q.b.o.Log.Error().Err(err).Int("tries", q.tries).
+		Msg("what Queen's server has left cannot be taken over, and what was pushed since waits behind it; it is tried again. To go on without a file, move it out of the directory")
+}
+
+// good says that the trouble is over, if there was any.
+func (q *queens) good() {
+	if q.tries > 0 {
+		q.b.o.Log.Info().Int("tries", q.tries).Msg("what Queen's server has left is read again")
+	}
+	q.tries = 0
 }
 
 func syncDir(dir string) error {

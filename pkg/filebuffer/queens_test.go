@@ -1,7 +1,7 @@
 package filebuffer
 
 import (
-	"context"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,8 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/queend/queend/pkg/filebuffer/journal/faultfs"
 	"github.com/queend/queend/pkg/queue"
@@ -160,9 +163,9 @@ func TestARecordOfQueensBeyondItsOwnBoundIsTaken(t *testing.T) {
 	})
 }
 
-// A record without a transaction id gets one, the same each time: a start that ends before
-// the file is put aside takes it twice.
-func TestARecordOfQueensWithoutATransactionIsTakenOnce(t *testing.T) {
+// A record without a transaction id gets one, the same each time: a process that ends before
+// the file is put away has it delivered twice.
+func TestARecordOfQueensWithoutATransactionIsStoredOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := emptyWorld(t)
 		name := "failover_" + queensName(0) + ".buf"
@@ -174,19 +177,17 @@ func TestARecordOfQueensWithoutATransactionIsTakenOnce(t *testing.T) {
 			w.expect(string(transactionOf(name, i)), i)
 		}
 		w.queens(name, events...)
-		// PostgreSQL is away, and the process ends; the file is as if it had not been taken.
-		w.boot(1)
-		w.outage(true)
-		w.settle()
-		w.kill()
-		w.queens(name, events...)
-		w.outage(false)
 		// The fake asks that the transaction was given, which it was not.
 		w.anyGiven = true
-		w.reboot(1)
-		if n := w.b.Status().Journal.Records; n != 4 {
-			w.errorf("%d records: it was to be taken twice", n)
+		w.boot(1)
+		w.drain()
+		w.settle()
+		w.replay.happen(1) // and the process ends before it hears of that
+		w.kill()
+		if names := w.left(""); len(names) != 1 || len(w.pg.order["a"]) != 2 {
+			w.errorf("%v is left, %v is stored", names, w.pg.order["a"])
 		}
+		w.reboot(1)
 		w.quiet()
 		w.wantOrder("a", 0, 1)
 		return w.ended()
@@ -239,15 +240,15 @@ func TestTheFieldsOfARecordOfQueens(t *testing.T) {
 			`{"queue":"q","transactionId":"3"}`)
 		w.boot(1)
 		w.settle()
-		r := w.b.journal.Reader()
+		r := w.b.backlog()
 		var got []string
 		for range 3 {
-			rec, err := r.Next()
+			rec, err := r.next()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if strings.Contains(string(rec.Payload), "secret") || strings.Contains(string(rec.Payload), `"a"`) {
-				w.errorf("a payload can be read on disk")
+				w.errorf("a payload can be read in a record")
 			}
 			var op queue.Op
 			if err := queue.DecodeRecord(&op, rec.Payload, sealer); err != nil {
@@ -277,26 +278,21 @@ func TestTheFieldsOfARecordOfQueens(t *testing.T) {
 	})
 }
 
-// A journal that cannot take them leaves the files where they are, and the start says why.
-func TestQueensFilesStayWhenTheyCannotBeTaken(t *testing.T) {
+// A disk that takes nothing is no reason to leave them where they are.
+func TestQueensFilesAreDeliveredFromADiskThatCannotBeWritten(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := emptyWorld(t)
-		name := "failover_" + queensName(0) + ".buf"
-		w.queens(name, w.event(0))
-		w.fs.Break(faultfs.Write, os.ErrInvalid)
-		o := w.o
-		o.fs = w.fs
-		if _, err := Open(context.Background(), o); err == nil || !strings.Contains(err.Error(), "cannot") {
-			w.errorf("it opens: %v", err)
-		}
-		if names := w.left(""); len(names) != 1 {
-			w.errorf("left: %v", names)
-		}
-		w.fs.Heal()
+		w.queens("failover_"+queensName(0)+".buf", w.event(0), w.event(1))
 		w.boot(1)
+		w.fs.Break(faultfs.Write, os.ErrInvalid)
+		w.fs.Room(100)
 		w.drain()
+		w.flow()
+		w.wantOrder("a", 0, 1)
+		if names := w.left("taken"); len(names) != 1 {
+			w.errorf("kept: %v", names)
+		}
 		w.quiet()
-		w.wantOrder("a", 0)
 		return w.ended()
 	})
 }
@@ -407,22 +403,29 @@ func TestAFileOfQueensThatIsStillWrittenToIsLeftUntilTheNextStart(t *testing.T) 
 			}()
 			began := time.Now()
 			w.boot(1)
-			if waited := time.Since(began); waited < writerPatience || waited > 2*writerPatience {
+			if waited := time.Since(began); waited != 0 {
+				w.errorf("the start waited for %s", waited)
+			}
+			w.drain()
+			w.quiet()
+			if waited := time.Since(began); waited < writerPatience {
 				w.errorf("it waited for %s", waited)
 			}
 			if names := w.left(""); !slices.Equal(names, []string{name}) {
 				w.errorf("left: %v", names)
 			}
-			w.drain()
+			p := w.push(1, 0, "b") // nobody waits for that file
+			w.flow()
+			p.is(stored, "")
 			<-ended
 			q.close()
 			w.close()
 			w.fs.Kill()
 			w.reboot(1)
+			w.quiet()
 			if names := w.left("taken"); len(names) != 2 {
 				w.errorf("kept: %v", names)
 			}
-			w.quiet()
 			if n := len(w.order("a")); n != 42 {
 				w.errorf("%d of 42 arrive", n)
 			}
@@ -433,8 +436,8 @@ func TestAFileOfQueensThatIsStillWrittenToIsLeftUntilTheNextStart(t *testing.T) 
 	f(true)
 }
 
-// Where it cannot be asked who writes to a file, it is watched after it was moved.
-func TestWhatIsWrittenToAFileOfQueensThatWasMovedIsTakenToo(t *testing.T) {
+// Where it cannot be asked who writes to a file, it is watched before it is taken.
+func TestAFileOfQueensIsTakenWhenItIsStill(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := emptyWorld(t, func(o *Options) { o.noLeases = true })
 		q := w.writer("failover_" + queensName(0) + ".buf.tmp")
@@ -443,8 +446,8 @@ func TestWhatIsWrittenToAFileOfQueensThatWasMovedIsTakenToo(t *testing.T) {
 		go func() {
 			defer q.close()
 			time.Sleep(700 * time.Millisecond)
-			if n := len(w.left("taken")); n != 1 {
-				w.errorf("%d files are moved", n)
+			if n := len(w.left("")); n != 1 {
+				w.errorf("%d files are left", n)
 			}
 			q.write(one)
 			q.bytes(binary.NativeEndian.AppendUint32(nil, uint32(len(two))))
@@ -462,8 +465,38 @@ func TestWhatIsWrittenToAFileOfQueensThatWasMovedIsTakenToo(t *testing.T) {
 	})
 }
 
-// The bound is for pushes. What is there is kept: else a start on it would fail each time.
-func TestQueensFilesAreTakenBeyondTheBound(t *testing.T) {
+// What is written to a file while its messages are on their way is not lost with it: it stays
+// until the next start.
+func TestAFileOfQueensThatGrowsWhileItIsDeliveredStays(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		name := "failover_" + queensName(0) + ".buf"
+		w.queens(name, w.event(0))
+		w.boot(1)
+		w.drain()
+		w.settle()
+		q := w.writer(name)
+		q.write(w.event(1))
+		q.close()
+		w.quiet()
+		w.wantOrder("a", 0)
+		if names := w.left(""); len(names) != 1 {
+			w.errorf("left: %v", names)
+		}
+		w.close()
+		w.fs.Kill()
+		w.reboot(1)
+		w.quiet()
+		w.wantOrder("a", 0, 1)
+		if n := len(w.left("taken")); n != 1 {
+			w.errorf("%d files are kept", n)
+		}
+		return w.ended()
+	})
+}
+
+// The bound is for pushes, and what Queen has left takes nothing of it.
+func TestQueensFilesTakeNothingOfTheBound(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
 		w := emptyWorld(t, func(o *Options) { o.BytesMax = 16 << 10 })
 		var events []string
@@ -477,85 +510,265 @@ func TestQueensFilesAreTakenBeyondTheBound(t *testing.T) {
 			w.queens("failover_"+queensName(i)+".buf", events[10*i:10*i+10]...)
 		}
 		w.boot(1)
-		if s := w.b.Status().Journal; s.Bytes <= s.BytesMax || s.Records != 40 {
+		w.outage(true)
+		w.settle()
+		if s := w.b.Status(); s.Pending != 40 || s.Journal.Bytes != 0 {
 			w.errorf("%+v", s)
 		}
-		w.outage(true)
-		p := w.push(2, 0, "b")
+		p := w.push(1, 0, "a")
 		w.flow()
-		p.is(refusedIt, "; the file buffer is full; try again in a second")
-		w.outage(false)
-		w.drain()
+		p.is(stored, "buffered")
 		w.quiet()
-		w.wantOrder("a", want...)
-		w.outage(true)
-		p = w.push(2, 0, "b")
-		w.flow()
-		p.is(stored, "")
+		w.wantOrder("a", append(want, 40)...)
 		return w.ended()
 	})
 }
 
-func TestADiskWithoutRoomForQueensFilesSaysWhatToDo(t *testing.T) {
-	bubble(t, func(t *testing.T) *world {
-		w := emptyWorld(t)
-		w.queens("failover_"+queensName(0)+".buf", w.event(0))
-		w.fs.Room(100)
-		o := w.o
-		o.fs = w.fs
-		if _, err := Open(context.Background(), o); err == nil || !strings.Contains(err.Error(), "make room on it and start again") {
-			w.errorf("it opens: %v", err)
-		}
-		w.fs.Room(0)
-		w.boot(1)
-		w.drain()
-		w.quiet()
-		w.wantOrder("a", 0)
-		return w.ended()
-	})
-}
-
-// endingContext ends when it was asked so often.
-type endingContext struct {
-	context.Context
-	asks int
-}
-
-func (c *endingContext) Err() error {
-	if c.asks--; c.asks < 0 {
-		return context.Canceled
+// place is a process that has found three files of Queen's with two messages each, and has
+// written two pushes to disk meanwhile.
+func place(t *testing.T) *world {
+	w := emptyWorld(t)
+	for i := range 3 {
+		w.queens("failover_"+queensName(i)+".buf", w.event(2*i), w.event(2*i+1))
 	}
-	return nil
+	w.boot(1)
+	w.outage(true)
+	for range 2 {
+		p := w.push(1, 0, "a")
+		w.settle()
+		p.is(stored, "buffered")
+	}
+	return w
 }
 
-func TestAStartThatIsStoppedTakesTheRestOfQueensFilesTheNextTime(t *testing.T) {
-	for asks := range 12 {
+// What is pushed while Queen's files wait stays behind them, whenever the process ends.
+func TestPushesStayBehindQueensFilesAfterACrash(t *testing.T) {
+	f := func(crash func(w *world)) {
+		t.Helper()
 		bubble(t, func(t *testing.T) *world {
-			w := emptyWorld(t)
-			for i := range 3 {
-				w.queens("failover_"+queensName(i)+".buf", w.event(2*i), w.event(2*i+1))
-			}
-			o := w.o
-			o.fs = w.fs
-			b, err := Open(&endingContext{context.Background(), asks}, o)
-			left, taken := len(w.left("")), len(w.left("taken"))
-			switch {
-			case err == nil:
-				if left != 0 || asks < 9 { // each record is asked for, and each end
-					w.errorf("after %d looks it opens, %d files are left", asks, left)
-				}
-				_ = b.Close()
-			case !errors.Is(err, context.Canceled) || left+taken != 3 || taken != asks/3:
-				w.errorf("after %d looks: %v; %d files are left, %d taken", asks, err, left, taken)
-			}
-			w.fs.Kill()
-			w.boot(1)
-			w.drain()
+			w := place(t)
+			crash(w)
+			w.reboot(1)
+			p := w.push(1, 0, "a")
 			w.quiet()
-			w.wantOrder("a", 0, 1, 2, 3, 4, 5)
+			p.is(stored, "")
+			w.wantOrder("a", 0, 1, 2, 3, 4, 5, 6, 7, 8)
+			if left, taken := len(w.left("")), len(w.left("taken")); left != 0 || taken != 3 {
+				w.errorf("%d files are left, %d kept", left, taken)
+			}
 			return w.ended()
 		})
 	}
+	f(func(w *world) { w.kill() }) // before anything was delivered
+	f(func(w *world) {             // twice
+		w.kill()
+		w.outage(false)
+		w.boot(1)
+		w.outage(true)
+		w.kill()
+		w.outage(false)
+	})
+	f(func(w *world) { // all was stored, and nobody was told
+		w.outage(false)
+		w.drain()
+		w.sleep(time.Second)
+		w.replay.happen(len(w.replay.sent))
+		w.kill()
+	})
+}
+
+// A file is put away when all of it is stored, and not before; what is left is delivered by
+// the next process, before what was pushed.
+func TestAFileOfQueensIsPutAwayWhenAllOfItIsStored(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		var want []int
+		for i := range 3 {
+			var events []string
+			for n := 150 * i; n < 150*i+150; n++ {
+				events, want = append(events, w.event(n)), append(want, n)
+			}
+			w.queens("failover_"+queensName(i)+".buf", events...)
+		}
+		w.boot(1)
+		w.push(1, 0, "a")
+		w.settle()
+		w.drain()
+		w.settle()
+		if n := len(w.replay.sent[0].Items); n != windowRowsCalm {
+			w.errorf("%d messages at once", n)
+		}
+		w.replay.happen(1)
+		if n := len(w.left("taken")); n != 0 {
+			w.errorf("%d files are put away before it is known", n)
+		}
+		w.replay.answer()
+		w.settle()
+		if names := w.left("taken"); !slices.Equal(names, []string{"failover_" + queensName(0) + ".buf"}) {
+			w.errorf("put away: %v", names)
+		}
+		w.kill()
+		w.reboot(1)
+		if n := w.b.stats.Pending.Load(); n != 0 {
+			w.errorf("%d are pending before anything was looked at", n)
+		}
+		w.settle()
+		if n := w.b.stats.Pending.Load(); n != 301 {
+			w.errorf("%d are pending", n)
+		}
+		w.quiet()
+		w.wantOrder("a", append(want, 450)...)
+		return w.ended()
+	})
+}
+
+// Those that had been buffered before Queen's server ran again are older than what it has left.
+func TestWhatWasBufferedBeforeComesBeforeQueensFiles(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.outage(true)
+		for range 2 {
+			w.push(1, 0, "a")
+			w.settle()
+		}
+		w.kill()
+		w.queens("failover_"+queensName(0)+".buf", w.event(2), w.event(3))
+		w.boot(1)
+		w.outage(true)
+		w.push(1, 0, "a")
+		w.settle()
+		w.kill()
+		w.outage(false)
+		w.reboot(1)
+		w.quiet()
+		w.wantOrder("a", 0, 1, 2, 3, 4)
+		return w.ended()
+	})
+}
+
+// opening stands for a file of Queen's that cannot be opened, while broken.
+type opening struct{ broken atomic.Bool }
+
+func (o *opening) open(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err == nil && o.broken.Load() && strings.Contains(name, queensName(1)) {
+		return nil, errors.Join(os.ErrPermission, f.Close())
+	}
+	return f, err
+}
+
+// unreadable has found a file of Queen's that cannot be read, between two that can.
+func unreadable(t *testing.T) (*world, *opening, *bytes.Buffer) {
+	var o opening
+	var log bytes.Buffer
+	w := emptyWorld(t, func(options *Options) {
+		options.open, options.Log = o.open, zerolog.New(zerolog.SyncWriter(&log))
+	})
+	o.broken.Store(true)
+	for i := range 3 {
+		w.queens("failover_"+queensName(i)+".buf", w.event(i))
+	}
+	w.boot(1)
+	w.drain()
+	w.sleep(90 * time.Second)
+	if n := strings.Count(log.String(), "cannot be taken over"); n != 2 {
+		w.errorf("it is said %d times in 90 s", n)
+	}
+	if n := w.b.stats.ReadErrors.Load(); n < 80 || n > 91 {
+		w.errorf("%d errors are counted", n)
+	}
+	return w, &o, &log
+}
+
+// While it is not known which partitions are in Queen's files everything is written to disk
+// and answered; then only what has messages there.
+func TestPushesAreTakenWhileQueensFilesAreLookedThrough(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w, o, log := unreadable(t)
+		during := w.push(2, 0, "b")
+		w.flow()
+		during.is(stored, "buffered")
+		if n := len(w.pg.order); n != 0 {
+			w.errorf("something was delivered before it was known what is in the files")
+		}
+		o.broken.Store(false)
+		w.outage(true) // for the drain
+		w.lanes[0].goAway(false)
+		w.sleep(2 * time.Second)
+		if strings.Count(log.String(), "is read again") != 1 {
+			w.errorf("it is not said that the file is read")
+		}
+		other, same := w.push(2, 0, "c"), w.push(1, 0, "a")
+		w.settle()
+		w.lanes[0].happen(1)
+		w.lanes[0].answer()
+		other.is(stored, "")
+		same.is(stored, "buffered")
+		w.quiet()
+		w.wantOrder("a", 0, 1, 2, 5)
+		return w.ended()
+	})
+}
+
+// Who cannot make a file readable moves it away, and the rest goes on.
+func TestAFileOfQueensThatCannotBeReadCanBeMovedAway(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w, _, _ := unreadable(t)
+		p := w.push(1, 0, "a")
+		w.flow()
+		p.is(stored, "buffered")
+		if err := os.Remove(filepath.Join(w.dir, "failover_"+queensName(1)+".buf")); err != nil {
+			w.errorf("%v", err)
+		}
+		w.quiet()
+		w.wantOrder("a", 0, 2, 3)
+		return w.ended()
+	})
+}
+
+// The same when the trouble begins after the scan.
+func TestTheDrainWaitsForAFileOfQueens(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		var o opening
+		w := emptyWorld(t, func(options *Options) { options.open = o.open })
+		for i := range 3 {
+			w.queens("failover_"+queensName(i)+".buf", w.event(i))
+		}
+		w.boot(1)
+		w.settle()
+		o.broken.Store(true)
+		p := w.push(1, 0, "a")
+		w.drain()
+		w.sleep(time.Minute)
+		p.is(stored, "buffered")
+		if n := w.b.stats.ReadErrors.Load(); n == 0 || len(w.order("a")) > 1 {
+			w.errorf("%d errors, and %v", n, w.order("a"))
+		}
+		o.broken.Store(false)
+		w.quiet()
+		w.wantOrder("a", 0, 1, 2, 3)
+		return w.ended()
+	})
+}
+
+// Maintenance mode leaves Queen's files where they are.
+func TestQueensFilesStayInMaintenanceMode(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := emptyWorld(t)
+		w.queens("failover_"+queensName(0)+".buf", w.event(0))
+		w.boot(1)
+		w.b.SetMaintenance(true)
+		w.drain()
+		p := w.push(1, 0, "a")
+		w.flow()
+		p.is(stored, "buffered")
+		if names := w.left(""); len(names) != 1 || len(w.pg.order) != 0 {
+			w.errorf("left: %v, stored: %v", names, w.pg.order)
+		}
+		w.quiet()
+		w.wantOrder("a", 0, 1)
+		return w.ended()
+	})
 }
 
 // Nobody is asked for patience who is told to end.
@@ -566,21 +779,20 @@ func TestAStopIsHeardWhileAWriterIsWaitedFor(t *testing.T) {
 			w := emptyWorld(t, func(o *Options) { o.noLeases = noLeases })
 			q := w.writer("failover_" + queensName(0) + ".buf.tmp")
 			q.write(w.event(0))
-			ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
-			defer cancel()
+			w.boot(1)
+			w.drain()
+			w.sleep(300 * time.Millisecond)
 			began := time.Now()
-			o := w.o
-			o.fs = w.fs
-			if _, err := Open(ctx, o); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > 400*time.Millisecond {
-				w.errorf("after %s: %v", time.Since(began), err)
+			w.close()
+			if took := time.Since(began); took > 100*time.Millisecond {
+				w.errorf("it ends after %s", took)
 			}
 			if n := len(w.left("")); n != 1 {
 				w.errorf("%d files are left", n)
 			}
 			q.close()
 			w.fs.Kill()
-			w.boot(1)
-			w.drain()
+			w.reboot(1)
 			w.quiet()
 			w.wantOrder("a", 0)
 			return w.ended()

@@ -2,9 +2,7 @@ package filebuffer
 
 import (
 	"errors"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,89 +26,74 @@ const (
 	oldFrom  = time.Minute
 )
 
-// await waits until nobody has the file open for writing. It is not free when that takes too
-// long, or ctx has ended; known says whether it could be asked.
-func (t *taking) await(f *os.File) (free, known bool) {
-	for t.leases {
-		written, known := isWritten(f)
-		if !written {
-			return true, known
-		}
-		if t.patience <= 0 || !t.pause() {
-			return false, true
-		}
-		t.patience -= writerEvery
+// await waits until nobody has the file open for writing: a Queen that runs goes on writing
+// to a file that is moved, and nobody would ever read that. Where it cannot be asked, the file
+// is watched for a moment. It is not free when that takes too long.
+func (q *queens) await(s *source) (free bool, err error) {
+	if err := s.begin(); err != nil {
+		return false, err
 	}
-	return true, false
+	written, known := true, false
+	for q.leases && written {
+		if written, known = isWritten(s.f); !written {
+			break
+		}
+		if q.patience <= 0 {
+			return false, nil
+		}
+		if err := q.pause(); err != nil {
+			return false, err
+		}
+		q.patience -= writerEvery
+	}
+	if !known {
+		if free, err := q.watch(s); !free || err != nil {
+			return false, err
+		}
+	}
+	_, err = os.Lstat(s.path) // who wrote to it may have given it its other name
+	return err == nil, err
 }
 
-// leave says that a file is left, unless it is because of ctx.
-func (t *taking) leave(path string) error {
-	if err := t.ctx.Err(); err != nil {
-		return err
-	}
-	t.left[path] = true
-	t.b.o.Log.Error().Str("file", path).Msg("another process still writes to this buffer file of Queen's, and it is left there until the next start; is Queen's server still running? Two servers must not share a directory")
-	return nil
+// leave says that a file is left.
+func (q *queens) leave(s *source) {
+	q.left++
+	q.b.o.Log.Error().Str("file", s.path).Msg("another process still writes to this buffer file of Queen's, and it is left there until the next start; is Queen's server still running? Two servers must not share a directory")
 }
 
-// watch takes what is written to a file that was moved, until it is still. One that
-// is not, in time, or because ctx has ended, is to be put back.
-func (t *taking) watch(s *source) (bool, error) {
-	info, err := s.Stat()
+// watch waits until a file that Queen has not finished is still. It is not, in time, when it
+// is still written to.
+func (q *queens) watch(s *source) (bool, error) {
+	info, err := s.f.Stat()
 	if err != nil {
 		return false, err
 	}
-	if err := t.more(s, info); err != nil { // between its end and the move
-		return false, err
-	}
 	if !strings.HasSuffix(s.path, ".tmp") || time.Since(info.ModTime()) > oldFrom {
-		return true, nil // Queen had finished it
+		return true, nil
 	}
 	for still := time.Duration(0); still < stillFor; still += writerEvery {
-		if !t.pause() {
-			return false, nil
+		if err := q.pause(); err != nil {
+			return false, err
 		}
-		now, err := s.Stat()
+		now, err := s.f.Stat()
 		if err != nil {
 			return false, err
 		}
 		if now.Size() == info.Size() {
 			continue
 		}
-		if t.patience -= still + writerEvery; t.patience < 0 {
+		if q.patience -= still + writerEvery; q.patience < 0 {
 			return false, nil
 		}
 		info, still = now, -writerEvery // it begins anew
-		if err := t.more(s, info); err != nil {
-			return false, err
-		}
 	}
 	return true, nil
 }
 
-// more takes what came to a file of this size since it was read.
-func (t *taking) more(s *source, info fs.FileInfo) error {
-	if info.Size() <= s.read {
-		return nil
-	}
-	return t.rest(s)
-}
-
-// putBack gives a file that was moved its place again.
-func (t *taking) putBack(s *source) error {
-	err := os.Rename(filepath.Join(t.b.o.Dir, takenDir, filepath.Base(s.path)), s.path)
-	return errors.Join(err, t.syncMove(s.path))
-}
-
-// pause waits until it is time to look again. It is false when ctx has ended.
-func (t *taking) pause() bool {
-	select {
-	case <-time.After(writerEvery):
-		return true
-	case <-t.ctx.Done():
-		return false
-	}
+// pause waits until it is time to look again, unless it was stopped.
+func (q *queens) pause() error {
+	q.b.pause(writerEvery)
+	return q.b.ctx.Err()
 }
 
 // A lease for reading can be had on a file only while nobody has it open for writing (fcntl(2),

@@ -2,7 +2,6 @@ package filebuffer
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -98,7 +97,7 @@ func (f doneFunc) OpDone(op *queue.Op) { f(op) }
 func TestOnRealLoopsAndARealDiskEachProducerKeepsItsOrder(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	loops := []*realLoop{newRealLoop(), newRealLoop(), newRealLoop()}
-	b, err := Open(context.Background(), Options{Dir: t.TempDir(), BytesMax: 1 << 30, SegmentBytes: 64 << 10, Now: loops[0].now})
+	b, err := Open(Options{Dir: t.TempDir(), BytesMax: 1 << 30, SegmentBytes: 64 << 10, Now: loops[0].now})
 	if err != nil {
 		t.Fatal(err)
 	}

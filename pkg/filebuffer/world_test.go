@@ -2,7 +2,6 @@ package filebuffer
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -134,7 +133,7 @@ func (w *world) boot(loops int) {
 		w.lanes = append(w.lanes, &fakeLane{w: w, loop: i, life: w.lives})
 	}
 	w.o.fs = w.disk
-	b, err := Open(context.Background(), w.o)
+	b, err := Open(w.o)
 	if err != nil {
 		w.errorf("it does not open: %v", err)
 		panic(errStopWorld)

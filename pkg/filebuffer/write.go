@@ -112,7 +112,9 @@ func (b *Buffer) commit(group []*entry, records [][]byte) {
 	b.mu.Unlock()
 	var err error
 	if len(records) > 0 {
-		_, err = b.journal.Append(kindPush, records)
+		if err = b.mark(); err == nil {
+			_, err = b.journal.Append(kindPush, records)
+		}
 	}
 	b.written(group, records, sizes, err)
 }

@@ -1,0 +1,111 @@
+package filebuffer
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/queend/queend/pkg/filebuffer/journal"
+)
+
+// backlog is all that is to be delivered, in its order: the records of ours that are older
+// than what Queen's server has left, then that, then those that were pushed since.
+//
+//	ours … │ Queen's files │ mark, mark, ours …
+//
+// What Queen has left is where it was when the process began: before the first record that
+// was written since. A mark keeps that place for the processes to come, so that pushes that
+// were buffered meanwhile do not get before it when the process ends too early.
+//
+// Its messages get the number of the record of ours before them: letting go of that is right
+// whatever of them is in the window. Marks are two, so that there is one.
+type backlog struct {
+	ours   reading
+	queens *queens // nil: there is nothing of Queen's, or no more
+	before uint64  // the last record of ours when the process began
+
+	at         uint64          // the number of Queen's messages; 0: it is not their turn
+	held       *journal.Record // ours, that comes behind them
+	fromQueens bool            // the record that was given last
+}
+
+func (b *Buffer) backlog() backlog {
+	return backlog{ours: reading{b: b, reader: b.journal.Reader()}, queens: b.queens, before: b.before}
+}
+
+// next is the next record. It is like that of reading.
+func (l *backlog) next() (journal.Record, error) {
+	if l.queens != nil && l.at == 0 {
+		rec, err := l.ours.next()
+		switch {
+		case err == nil && !l.behind(rec):
+			return l.our(rec), nil
+		case err == nil:
+			l.at, l.held = max(rec.Seq-1, 1), &rec
+		case errors.Is(err, io.EOF):
+			l.at = max(l.before, 1)
+		default:
+			return rec, err
+		}
+	}
+	if l.queens != nil {
+		payload, err := l.queens.next()
+		if err == nil {
+			l.fromQueens = true
+			return journal.Record{Seq: l.at, Time: time.Now(), Kind: kindPush, Payload: payload}, nil
+		}
+		if !errors.Is(err, io.EOF) {
+			return journal.Record{}, err
+		}
+	}
+	if l.held != nil {
+		rec := *l.held
+		l.held = nil
+		return l.our(rec), nil
+	}
+	rec, err := l.ours.next()
+	if err != nil {
+		return rec, err
+	}
+	return l.our(rec), nil
+}
+
+// behind says whether a record comes behind what Queen has left.
+func (l *backlog) behind(rec journal.Record) bool {
+	return rec.Seq > l.before || rec.Kind == kindMark && rec.Seq > 1
+}
+
+// our gives a record of ours.
+func (l *backlog) our(rec journal.Record) journal.Record {
+	l.fromQueens = false
+	l.ours.b.foundLate(rec)
+	return rec
+}
+
+// stored says that all records that were given are stored, but for the last one if it is still
+// ahead.
+func (l *backlog) stored(ahead bool) {
+	if l.queens == nil {
+		return
+	}
+	n := l.queens.handed
+	if ahead && l.fromQueens {
+		n--
+	}
+	l.queens.stored(n)
+	if l.queens.over() {
+		l.queens = nil
+	}
+}
+
+// mark marks the place of what Queen has left, once, before what is pushed is written.
+func (b *Buffer) mark() error {
+	if b.queens == nil || !b.queens.unmarked.Load() {
+		return nil
+	}
+	_, err := b.journal.Append(kindMark, [][]byte{nil, nil})
+	if err == nil {
+		b.queens.unmarked.Store(false)
+	}
+	return err
+}
