@@ -425,8 +425,10 @@ func TestInMaintenanceModeAllProcessesBufferAndNothingIsStoredUntilItIsOver(t *t
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ps[0].answers("/readyz", 200, `"ready"`)
-	ps[1].answers("/readyz", 200, `"ready"`)
+	for _, p := range ps {
+		p.answers("/health", 200, `"healthy"`)
+		p.answers("/readyz", 200, `"buffering"`)
+	}
 	buffer("after a change that was refused")
 
 	status, _, text = ps[1].ask("POST", maintenance, `{"enabled":false}`)

@@ -221,6 +221,39 @@ func TestHealthFollowsTheDatabase(t *testing.T) {
 	f("/livez", 200, `{"status":"alive"}`)
 }
 
+// In maintenance mode pushes go to disk also while PostgreSQL is well.
+func TestReadinessIsWhetherAPushWouldBeTaken(t *testing.T) {
+	const (
+		stored, buffering = `{"status":"ready"}`, `{"status":"buffering"}`
+		away              = `{"error":"PostgreSQL does not answer; pushes get 503 until it does"}`
+		stopped           = `{"error":"maintenance mode is on, and there is no file buffer that takes messages meanwhile; pushes get 503 until it is over"}`
+	)
+	f := func(database, maintenance, buffer bool, status int, body string) {
+		t.Helper()
+		w := newWorld()
+		w.connected = database
+		w.router.Maintenance = func() (push, pop bool) { return maintenance, false }
+		w.router.Buffered = func() bool { return buffer }
+		x := w.send(t, "GET", "/readyz", "")
+		if x.status != status || x.body != body || strings.Contains(x.header, "Retry-After") != (status == 503) {
+			t.Errorf("database %v, maintenance %v, buffer %v: %d %s %s", database, maintenance, buffer, x.status, x.header, x.body)
+		}
+	}
+	f(true, false, true, 200, stored)
+	f(true, false, false, 200, stored)
+	f(true, true, true, 200, buffering)
+	f(true, true, false, 503, stopped)
+	f(false, false, true, 200, buffering)
+	f(false, false, false, 503, away)
+	f(false, true, true, 200, buffering)
+	f(false, true, false, 503, stopped)
+	w := newWorld() // that has no buffer at all
+	w.router.Maintenance = func() (push, pop bool) { return true, true }
+	if x := w.send(t, "GET", "/readyz", ""); x.status != 503 || x.body != stopped {
+		t.Errorf("%d %s", x.status, x.body)
+	}
+}
+
 func TestScrapesWorkElsewhereAndAreBounded(t *testing.T) {
 	w := newWorld()
 	var open []*exchange

@@ -26,13 +26,17 @@ func (r *Router) livez(x Exchange) { x.Reply(200, jsonHeader, alive, false) }
 
 var alive = []byte(`{"status":"alive"}`)
 
-// readyz says whether a push would be taken now: stored, or written to disk.
+// readyz says whether a push would be taken now: stored, or written to disk. In maintenance
+// mode it is the disk that decides, whatever the database does.
 func (r *Router) readyz(x Exchange) {
+	maintenance, _ := r.knownMaintenance()
 	switch {
-	case r.Database():
+	case r.Database() && !maintenance:
 		x.Reply(200, jsonHeader, []byte(`{"status":"ready"}`), false)
 	case r.Buffered != nil && r.Buffered():
 		x.Reply(200, jsonHeader, []byte(`{"status":"buffering"}`), false)
+	case maintenance:
+		r.fail(x, 503, nil, "maintenance mode is on, and there is no file buffer that takes messages meanwhile; pushes get 503 until it is over")
 	default:
 		r.fail(x, 503, nil, "PostgreSQL does not answer; pushes get 503 until it does")
 	}
