@@ -194,6 +194,7 @@ func (b *Buffer) open() error {
 	if err != nil {
 		return fmt.Errorf("cannot open the file buffer: %w", err)
 	}
+	b.private()
 	if err := b.poison.open(); err != nil {
 		_ = j.Close()
 		return fmt.Errorf("cannot open the file buffer: %w", err)
