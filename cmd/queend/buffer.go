@@ -194,6 +194,8 @@ func exportBuffer(set *metrics.Set, buffer *filebuffer.Buffer) {
 	gauge("queend_buffer_usable", "Whether pushes can be written to disk while PostgreSQL is away.", status(func(s filebuffer.Status) float64 { return one(s.Usable) }))
 	gauge("queend_buffer_key_missing", "Whether the drain stands still before messages that were encrypted with another key than this process has.", func() float64 { return one(s.KeyMissing.Load()) })
 	gauge("queend_buffer_pending_messages", "Messages on disk that wait for PostgreSQL.", func() float64 { return float64(s.Pending.Load()) })
+	gauge("queend_buffer_behind_messages", "Of the messages on disk, those of partitions that another session holds locked in PostgreSQL.", func() float64 { return float64(s.Behind.Load()) })
+	gauge("queend_buffer_behind_partitions", "These partitions.", func() float64 { return float64(s.BehindPartitions.Load()) })
 	gauge("queend_buffer_held_requests", "Pushes held in memory while the buffer closes.", func() float64 { return float64(s.Held.Load()) })
 	gauge("queend_buffer_bytes", "Bytes of the buffer's segments, preallocated space included.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Bytes) }))
 	gauge("queend_buffer_segments", "Segments of the buffer.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Segments) }))

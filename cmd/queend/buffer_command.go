@@ -177,6 +177,9 @@ func writeContents(out io.Writer, c *filebuffer.Contents, queues bool) {
 		}
 		_ = table.Flush()
 	}
+	if c.Behind > 0 {
+		fmt.Fprintf(out, "behind:    %s with messages stayed behind, because another session held them locked in PostgreSQL; what is behind theirs is delivered\n", plural(c.Behind, "partition"))
+	}
 	if c.Encrypted > 0 {
 		fmt.Fprintf(out, "encrypted: %s; what was buffered with a QUEEN_ENCRYPTION_KEY is delivered only by a server that has the same\n", plural(c.Encrypted, "message"))
 	}

@@ -30,7 +30,7 @@ type backlog struct {
 }
 
 func (b *Buffer) backlog() backlog {
-	return backlog{ours: reading{b: b, reader: b.journal.Reader()}, queens: b.queens, before: b.before}
+	return backlog{ours: reading{b: b, reader: b.journal.ReaderFrom(b.behind.through + 1)}, queens: b.queens, before: b.before}
 }
 
 // next is the next record. It is like that of reading.

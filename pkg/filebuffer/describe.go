@@ -32,6 +32,7 @@ type Contents struct {
 	Holder    int       `json:"holder"`    // the process that has the directory, 0: none, as far as can be seen
 	Messages  int       `json:"messages"`  // that wait
 	Encrypted int       `json:"encrypted"` // of these, those whose payloads are envelopes on disk
+	Behind    int       `json:"behind"`    // partitions that were locked in PostgreSQL, and stay behind what is delivered
 	Released  uint64    `json:"released"`  // all records up to this one are done
 	Segments  []Segment `json:"segments"`  // oldest first
 
@@ -125,8 +126,12 @@ func Describe(dir string) (*Contents, error) {
 	if _, err := os.ReadDir(dir); err != nil {
 		return nil, err
 	}
+	left := peekBehind(dir) // before the segments, which grow
 	if err := c.inspect(); err != nil {
 		return nil, err
+	}
+	if len(c.Segments) == 0 || left.through > c.newest().last {
+		left = newBehind()
 	}
 	if c.moving() {
 		// What is being written looks like damage, once.
@@ -136,7 +141,7 @@ func Describe(dir string) (*Contents, error) {
 		}
 		c.keepDamage(again)
 	}
-	if err := c.count(); err != nil {
+	if err := c.count(left); err != nil {
 		return nil, err
 	}
 	if err := c.poison(); err != nil {
@@ -190,13 +195,14 @@ func (c *Contents) keepDamage(again *Contents) {
 	})
 }
 
-// count counts what waits.
-func (c *Contents) count() error {
+// count counts what waits, but for what is delivered while something stays behind.
+func (c *Contents) count(left behind) error {
 	type counted struct {
 		messages   int
 		partitions map[string]bool
 	}
 	queues, waiting := map[string]*counted{}, map[*Segment]int{}
+	c.Behind = len(left.partitions)
 	err := journal.Read(c.Dir, nil, func(rec journal.Record) error {
 		s := c.segmentOf(rec.Seq)
 		if s == nil {
@@ -208,6 +214,7 @@ func (c *Contents) count() error {
 			s.Unreadable = append(s.Unreadable, Unreadable{Record: rec.Seq, Reason: err.Error()})
 			return nil
 		}
+		op.Items = left.left(rec.Seq, op.Items)
 		s.Messages += len(op.Items)
 		c.Messages += len(op.Items)
 		for i := range op.Items {
@@ -334,11 +341,22 @@ func (c *Contents) Unread() (unread []*Segment) {
 // the sealer can open is opened. A record that makes no sense is a message with a reason
 // and nothing but the record.
 func Messages(dir string, s *queue.Sealer, each func(*Message) error) error {
+	left := peekBehind(dir)
+	if left.any() {
+		last := uint64(0)
+		if err := journal.Inspect(dir, nil, func(info journal.SegmentInfo) { last = max(last, info.Last) }); err != nil {
+			return err
+		}
+		if left.through > last {
+			left = newBehind()
+		}
+	}
 	return journal.Read(dir, nil, func(rec journal.Record) error {
 		op, err := read(rec)
 		if err != nil {
 			return each(&Message{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
 		}
+		op.Items = left.left(rec.Seq, op.Items)
 		for i := range op.Items {
 			m := Message(poisoned(&op.Items[i], "", rec.Time))
 			m.open(s)

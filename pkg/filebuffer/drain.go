@@ -125,6 +125,11 @@ func (b *Buffer) found(op *queue.Op, rec journal.Record) int {
 	if rec.Kind != kindPush || queue.PeekRecord(op, rec.Payload) != nil {
 		return 0 // the drain sets it aside
 	}
+	if op.Items = b.behind.left(rec.Seq, op.Items); rec.Seq <= b.behind.through {
+		for i := range op.Items {
+			b.behind.count(b.behind.of(&op.Items[i]), 1)
+		}
+	}
 	b.stats.Pending.Add(int64(len(op.Items)))
 	b.mu.Lock()
 	b.gate.add(op.Items)
@@ -137,15 +142,18 @@ type drainer struct {
 	b       *Buffer
 	to      Replay
 	disk    backlog
-	ahead   *journal.Record       // read, and not in a window yet
-	op      queue.Op              // the window
-	last    uint64                // the last record in it
-	rows    int                   // that it may have now
-	row     time.Duration         // that one of its rows took, in the last batch
-	due     time.Duration         // when it is to be done; counted anew after trouble
-	ids     map[string]queue.UUID // the last id of each partition in it
-	key     []byte                // scratch
-	keyDue  time.Duration         // when it is to be said, again, that a key is missing
+	main    intake               // of disk
+	behind  behind               // partitions whose messages are left where they are
+	op      queue.Op             // the window
+	last    uint64               // the last record in it
+	rows    int                  // that it may have now
+	row     time.Duration        // that one of its rows took, in the last batch
+	leaving int                  // of its messages so many may stay behind
+	due     time.Duration        // when it is to be done; counted anew after trouble
+	in      map[string]*inWindow // the partitions in it
+	left    []*late              // of each message of the last record that stays behind; scratch
+	key     []byte               // scratch
+	keyDue  time.Duration        // when it is to be said, again, that a key is missing
 	done    chan struct{}
 	ends    int  // so many windows in a row have read to the end
 	seen    came // by the end of the last batch
@@ -162,7 +170,8 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, disk: b.backlog(), done: make(chan struct{}, 1), ids: map[string]queue.UUID{}}
+	d := &drainer{b: b, to: to, disk: b.backlog(), behind: b.behind, done: make(chan struct{}, 1), in: map[string]*inWindow{}}
+	d.main.next = d.disk.next
 	d.begin()
 	for b.ctx.Err() == nil {
 		if !b.mayDrain() {
@@ -170,16 +179,22 @@ func (b *Buffer) drain(to Replay) {
 			d.begin() // what came meanwhile came to stay
 			continue
 		}
+		if d.isBehind() {
+			d.goBack()
+			continue
+		}
 		groups := b.groups.Load()
-		end := d.read()
+		end := d.fill(&d.main)
 		if d.last == 0 {
 			if end {
-				switch b.emptied(groups) {
+				switch b.emptied(groups, &d.behind) {
 				case writing:
 					<-b.drainWaker()
 				case empty:
 					<-b.drainWaker()
 					d.begin()
+				case others:
+					d.await()
 				}
 			}
 			continue
@@ -191,7 +206,7 @@ func (b *Buffer) drain(to Replay) {
 			b.close()
 		}
 		began, rows := b.o.Now(), d.rows
-		d.deliver()
+		d.deliver(&d.main)
 		if rest := d.rest(b.o.Now()-began, d.rows < rows); rest > 0 {
 			b.pause(rest)
 		}
@@ -200,6 +215,7 @@ func (b *Buffer) drain(to Replay) {
 	b.delivering.Store(false)
 	b.reopen()
 	b.flushAll() // what is held waits for nothing now
+	d.note(true)
 }
 
 // begin begins to count, and to see how much PostgreSQL takes.
@@ -212,7 +228,7 @@ func (d *drainer) begin() {
 // mayClose says whether the buffer may close behind the window, which has read to the end.
 func (d *drainer) mayClose() bool {
 	n := len(d.op.Items)
-	return d.b.delivering.Load() && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= closeTime)
+	return n > 0 && d.b.delivering.Load() && (d.ends >= closeEnds || n <= closeRows && time.Duration(n)*d.row <= closeTime)
 }
 
 // came is what others have pushed, in messages, by a moment.
@@ -247,7 +263,7 @@ func (d *drainer) rest(took time.Duration, cut bool) time.Duration {
 	all, back := now.all-d.seen.all, now.back-d.seen.back
 	d.seen = now
 	rest := min(took, restMax, cycle(n, back, since)-took)
-	share := all > 0 && !held && rest > 0 && inTime(n, took, int(b.stats.Pending.Load()), d.due-now.at)
+	share := all > 0 && !held && rest > 0 && inTime(n, took, int(b.stats.waiting()), d.due-now.at)
 	d.careful = d.careful || cut
 	if !cut && n >= d.rows {
 		need := cycle(n, all, since)
@@ -322,10 +338,11 @@ const (
 	more    ending = iota // there is more on disk already
 	writing               // there will be; its end wakes the drain
 	empty                 // nothing is there, and the gate is lifted
+	others                // nothing but what stays behind, whose partitions are gated
 )
 
 // emptied lifts the gate, if nothing has come since so many groups had been written.
-func (b *Buffer) emptied(groups uint64) ending {
+func (b *Buffer) emptied(groups uint64, left *behind) ending {
 	b.mu.Lock()
 	if b.groups.Load() != groups {
 		b.mu.Unlock()
@@ -336,37 +353,89 @@ func (b *Buffer) emptied(groups uint64) ending {
 		return writing
 	}
 	// What was counted and not found at its time is damaged, and set aside.
-	b.gate.forget()
-	b.stats.Pending.Store(0)
+	b.gate.restrict(left)
+	b.stats.Pending.Store(int64(left.messages))
 	b.delivering.Store(false)
 	holding := b.crowded.Swap(false) || b.closing
 	b.closing = false
 	b.lift()
 	b.mu.Unlock()
+	b.stats.Rate.Store(0)
+	if holding {
+		b.flushAll()
+	}
+	if left.any() {
+		return others
+	}
 	if since := b.since.Swap(0); since != 0 {
 		drained := b.stats.Drained.Load()
 		b.o.Log.Info().Uint64("messages", drained-b.said).Stringer("after", (b.o.Now() - time.Duration(since)).Round(time.Millisecond)).
 			Msg("everything that was buffered is delivered")
 		b.said = drained
 	}
-	b.stats.Rate.Store(0)
-	if holding {
-		b.flushAll()
-	}
 	return empty
 }
 
-// read fills the window with what comes next; end: that is all there is now.
-func (d *drainer) read() (end bool) {
+// isBehind says whether it is time to go back to what stays behind. What Queen's server has
+// left may have messages for the same partitions: it waits for them.
+func (d *drainer) isBehind() bool {
+	return d.behind.any() && (d.b.o.Now() >= d.behind.due || d.disk.queens != nil)
+}
+
+// await waits until there is something new, or it is time to go back.
+func (d *drainer) await() {
+	select {
+	case <-d.b.drainWaker():
+		d.begin()
+	case <-time.After(d.behind.due - d.b.o.Now()):
+	}
+}
+
+// intake is where windows come from.
+type intake struct {
+	next  func() (journal.Record, error)
+	ahead *journal.Record // read, and not in a window yet
+	back  bool            // the drain has been here, and wants what has stayed behind
+}
+
+// inWindow is a partition in the window.
+type inWindow struct {
+	last    queue.UUID // message
+	records []recordOf
+	done    int  // messages that need not stay behind, the first ones
+	left    bool // the others do
+}
+
+// recordOf is how many messages of a partition are from one record.
+type recordOf struct {
+	seq uint64
+	n   int
+}
+
+// waits is the record with the first message that must stay behind, and how many of the
+// window's messages are before it in that.
+func (w *inWindow) waits() (seq uint64, skip int) {
+	skip = w.done
+	for _, r := range w.records {
+		if seq = r.seq; skip < r.n {
+			break
+		}
+		skip -= r.n
+	}
+	return seq, skip
+}
+
+// fill fills the window with what comes next; end: that is all there is now.
+func (d *drainer) fill(from *intake) (end bool) {
 	d.op.Reset()
 	d.last = 0
-	clear(d.ids)
+	clear(d.in)
 	size := 0
 	for {
-		rec := d.ahead
-		d.ahead = nil
+		rec := from.ahead
+		from.ahead = nil
 		if rec == nil {
-			next, err := d.disk.next()
+			next, err := from.next()
 			if errors.Is(err, io.EOF) {
 				return true
 			}
@@ -377,35 +446,35 @@ func (d *drainer) read() (end bool) {
 			rec = &next
 		}
 		before, cost := len(d.op.Items), d.op.Cost
-		if before > 0 && size+len(rec.Payload) > windowBytesMax {
-			d.ahead = rec
+		if d.last != 0 && size+len(rec.Payload) > windowBytesMax {
+			from.ahead = rec
 			return false
 		}
-		var err error
-		switch rec.Kind {
-		case kindPush:
-			err = queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
-		case kindMark:
-		default:
-			err = fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
-		}
-		if errors.Is(err, queue.ErrKey) {
-			d.ahead = rec
+		err := d.decode(rec)
+		switch {
+		case errors.Is(err, queue.ErrKey):
+			from.ahead = rec
 			if d.last == 0 { // what is before it is delivered
 				d.lacksKey(rec, err)
 			}
 			return false
-		}
-		if err != nil {
+		case err != nil && from.back: // it was set aside
+		case err != nil:
 			if !d.unreadable(rec, err) {
 				d.op.Reset()
 				d.last = 0
 				return false // stopping
 			}
-		} else if !d.rises(before) && before > 0 {
-			d.op.Items, d.op.Cost = d.op.Items[:before], cost
-			d.ahead = rec
-			return false
+		default:
+			d.sift(rec.Seq, before, from.back)
+			if !d.rises(before, rec.Seq) && before > 0 {
+				d.op.Items, d.op.Cost = d.op.Items[:before], cost
+				from.ahead = rec
+				return false
+			}
+			for _, l := range d.left {
+				d.behind.count(l, 1)
+			}
 		}
 		d.last = rec.Seq
 		size += len(rec.Payload)
@@ -415,19 +484,61 @@ func (d *drainer) read() (end bool) {
 	}
 }
 
+// decode puts the messages of a record into the window.
+func (d *drainer) decode(rec *journal.Record) error {
+	switch rec.Kind {
+	case kindPush:
+		return queue.DecodeRecord(&d.op, rec.Payload, d.b.o.Sealer)
+	case kindMark:
+		return nil
+	}
+	return fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
+}
+
+// sift removes from a record's messages, the window's from the from-th on, those that are not
+// to be delivered now: whose partitions stay behind, or when the drain has gone back, all
+// others.
+func (d *drainer) sift(seq uint64, from int, back bool) {
+	d.left = d.left[:0]
+	if !d.behind.any() {
+		return
+	}
+	items := d.op.Items[from:]
+	if back {
+		items = d.behind.waiting(seq, items)
+	} else {
+		items = keep(items, func(it *queue.Item) bool {
+			l := d.behind.of(it)
+			if l != nil {
+				d.left = append(d.left, l)
+			}
+			return l == nil
+		})
+	}
+	d.op.Items = d.op.Items[:from+len(items)]
+}
+
 // rises says whether the messages from the window's from-th on have larger ids than those
 // before them in their partitions. Within a transaction the ids are the order of delivery;
 // when they do not rise (the clock leapt back, another loop made them), the order is kept
 // by another transaction.
-func (d *drainer) rises(from int) bool {
+func (d *drainer) rises(from int, seq uint64) bool {
 	for i := from; i < len(d.op.Items); i++ {
 		it := &d.op.Items[i]
-		d.key = append(append(append(d.key[:0], it.Queue...), 0), it.Partition...)
-		last, known := d.ids[string(d.key)]
-		if known && bytes.Compare(it.ID[:], last[:]) <= 0 {
+		d.key = appendKey(d.key[:0], it)
+		w := d.in[string(d.key)]
+		switch {
+		case w == nil:
+			w = &inWindow{records: make([]recordOf, 0, 1)}
+			d.in[string(d.key)] = w
+		case bytes.Compare(it.ID[:], w.last[:]) <= 0:
 			return false
 		}
-		d.ids[string(d.key)] = it.ID
+		w.last = it.ID
+		if n := len(w.records); n == 0 || w.records[n-1].seq != seq {
+			w.records = append(w.records, recordOf{seq: seq})
+		}
+		w.records[len(w.records)-1].n++
 	}
 	return true
 }
@@ -438,27 +549,34 @@ func (d *drainer) unreadable(rec *journal.Record, err error) bool {
 	return d.set(Poisoned{Time: rec.Time.UTC(), Reason: err.Error(), Record: rec.Payload})
 }
 
-// deliver stores the window, whatever it takes, and lets go of its records.
-func (d *drainer) deliver() {
-	items := plant(d.op.Items)
+// deliver stores the window, whatever it takes, and lets go of its records. false: it was told
+// to stop.
+func (d *drainer) deliver(from *intake) bool {
 	b := d.b
+	d.op.Items = plant(b, d.op.Items)
+	d.leaving = 0 // of this window
 	aside := b.stats.Poisoned.Load()
-	if len(items) > 0 && !d.store(items, d.op.Cost) {
-		return // stopping
+	if len(d.op.Items) > 0 && !d.store(d.op.Items, d.op.Cost) {
+		return false
 	}
-	n := len(d.op.Items)
-	stored := n - int(b.stats.Poisoned.Load()-aside)
-	if err := b.journal.Release(d.last); err != nil {
-		b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
+	if !from.back {
+		d.behind.through = d.last
 	}
-	d.disk.stored(d.ahead != nil)
+	n := d.settle(from)
+	d.note(false)
+	d.release()
+	d.disk.stored(d.main.ahead != nil)
 	b.roomMade()
-	b.stats.Drained.Add(uint64(stored))
-	b.stats.Pending.Add(-int64(n))
-	b.mu.Lock()
-	b.gate.remove(d.op.Items)
-	b.mu.Unlock()
+	b.stats.Drained.Add(uint64(n - int(b.stats.Poisoned.Load()-aside)))
 	d.rate.add(n, b)
+	return true
+}
+
+// release lets go of the records that nothing waits in.
+func (d *drainer) release() {
+	if err := d.b.journal.Release(d.behind.released()); err != nil {
+		d.b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
+	}
 }
 
 // roomMade: some of what was on disk is no longer needed. A buffer that was full is thought to
@@ -475,6 +593,9 @@ func (b *Buffer) roomMade() {
 // the guilty one is alone. false: it was told to stop.
 func (d *drainer) store(items []queue.Item, cost int) bool {
 	for try := 0; ; try++ {
+		if items = d.without(items); len(items) == 0 {
+			return true
+		}
 		var op queue.Op
 		op.Items, op.Cost = items, cost
 		began := d.b.o.Now()
@@ -492,6 +613,20 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 			break
 		}
 		d.b.stats.Retries.Add(1)
+		if op.Fault.Code == queue.Unavailable {
+			locked := last(items, func(it *queue.Item) bool { return it.Locked })
+			free := items[:len(items)-len(locked)]
+			leave := d.leave(locked)
+			switch {
+			case len(locked) == 0:
+			case len(free) > 0 && !d.store(free, cost):
+				return false
+			case leave:
+				return true
+			default:
+				items = locked
+			}
+		}
 		d.trouble(op.Fault.Message)
 		if d.b.ctx.Err() != nil {
 			return false
@@ -502,8 +637,7 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 			}
 		}
 		if op.Fault.Code == queue.Unavailable && len(items) > 1 {
-			// PostgreSQL is there, and did not manage: it is slow, or one of the partitions is
-			// locked. Less at once does more.
+			// PostgreSQL is there, and did not manage. Less at once does more.
 			d.rows = max(min(d.rows, len(items))/2, windowRowsMin)
 			half := len(items) / 2
 			return d.store(items[:half], cost) && d.store(items[half:], cost)
@@ -511,12 +645,7 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 	}
 	d.isGood()
 	d.b.stats.Batches.Add(1)
-	var bad []queue.Item
-	for i := range items {
-		if items[i].Status == queue.Failed {
-			bad = append(bad, items[i])
-		}
-	}
+	bad := last(items, func(it *queue.Item) bool { return it.Status == queue.Failed })
 	switch len(bad) {
 	case 0:
 		return true
@@ -539,9 +668,25 @@ func (d *drainer) store(items []queue.Item, cost int) bool {
 // isGood says that PostgreSQL takes what is on disk: what is there now has its time from then on.
 func (d *drainer) isGood() {
 	if !d.b.delivering.Swap(true) {
-		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.Pending.Load())*(time.Second/dueRate)
+		d.due = d.b.o.Now() + dueTime + time.Duration(d.b.stats.waiting())*(time.Second/dueRate)
 	}
 	d.waits = false
+}
+
+// last brings some items behind the others, and returns them. Else the order stays.
+func last(items []queue.Item, is func(*queue.Item) bool) []queue.Item {
+	var those []queue.Item
+	n := 0
+	for i := range items {
+		if is(&items[i]) {
+			those = append(those, items[i])
+			continue
+		}
+		items[n] = items[i]
+		n++
+	}
+	copy(items[n:], those)
+	return items[n:]
 }
 
 // refused says that trying again would change nothing.
@@ -621,14 +766,14 @@ func (r *rate) add(n int, b *Buffer) {
 	if d := now - r.from; d >= time.Second {
 		came := b.stats.Buffered.Load()
 		b.stats.Rate.Store(int64(float64(r.n) / d.Seconds()))
-		if uint64(r.n) < 2*(came-r.came) && b.stats.Pending.Load() > crowdedRows {
+		if uint64(r.n) < 2*(came-r.came) && b.stats.waiting() > crowdedRows {
 			b.crowded.Store(true)
 		}
 		r.from, r.n, r.came = now, 0, came
 	}
 	if now-r.saidAt >= sayEvery {
 		r.saidAt = now
-		if left := b.stats.Pending.Load(); left > 0 {
+		if left := b.stats.waiting(); left > 0 {
 			b.o.Log.Info().Int64("left", left).Int64("per_second", b.stats.Rate.Load()).Msg("delivering what was buffered")
 		}
 	}

@@ -93,6 +93,8 @@ type Options struct {
 	Now             func() time.Duration
 	Log             zerolog.Logger
 
+	behindMax int // BehindPartitionsMax
+
 	// Of tests.
 	fs       journal.FS
 	noLeases bool                                // it cannot be asked who writes to a file
@@ -140,6 +142,7 @@ type Buffer struct {
 	writer     sync.WaitGroup
 	drainer    sync.WaitGroup
 	poison     poison
+	behind     behind  // what stayed behind when the process before ended; the scan's, and then the drain's
 	queens     *queens // what Queen's server has left; nil: nothing
 	before     uint64  // the journal's last record when it was opened
 	complaint  complaint
@@ -165,6 +168,9 @@ func Open(o Options) (*Buffer, error) {
 	}
 	if o.open == nil {
 		o.open = os.Open
+	}
+	if o.behindMax == 0 {
+		o.behindMax = BehindPartitionsMax
 	}
 	b := &Buffer{
 		o: o, gate: newGate(), poison: poison{dir: o.Dir},
@@ -202,6 +208,7 @@ func (b *Buffer) open() error {
 	if b.queens, err = b.findQueens(); err != nil {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
+	b.openBehind(j)
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
 	b.before = end
 	b.mu.Lock()

@@ -972,19 +972,19 @@ func TestTheGateStaysShutForWhatWasWrittenMeanwhile(t *testing.T) {
 		w.settle()
 		w.b.delivering.Store(true)
 		groups := w.b.groups.Load()
-		if w.b.emptied(groups) != empty || !w.b.clear.Load() || w.b.delivering.Load() {
+		if w.b.emptied(groups, &behind{}) != empty || !w.b.clear.Load() || w.b.delivering.Load() {
 			w.errorf("nothing is there, and the gate stays shut")
 		}
 		w.outage(true)
 		w.disk.hang()
 		w.push(1, 0, "a")
 		w.settle()
-		if w.b.emptied(groups) != writing || w.b.clear.Load() {
+		if w.b.emptied(groups, &behind{}) != writing || w.b.clear.Load() {
 			w.errorf("the gate is open, and a message is on its way to the disk")
 		}
 		w.disk.let()
 		w.settle()
-		if w.b.emptied(groups) != more || w.b.clear.Load() || w.b.gate.messages != 1 || w.b.stats.Pending.Load() != 1 {
+		if w.b.emptied(groups, &behind{}) != more || w.b.clear.Load() || w.b.gate.messages != 1 || w.b.stats.Pending.Load() != 1 {
 			w.errorf("the gate is open, and a message waits on disk")
 		}
 		return w.ended()

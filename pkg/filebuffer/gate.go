@@ -1,6 +1,10 @@
 package filebuffer
 
-import "github.com/queend/queend/pkg/queue"
+import (
+	"strings"
+
+	"github.com/queend/queend/pkg/queue"
+)
 
 // gate knows which partitions have messages on disk, or on their way there.
 type gate struct {
@@ -16,8 +20,17 @@ func newGate() gate { return gate{partitions: map[string]int{}, most: GatedParti
 
 // keyOf is valid until the next call. No name holds a NUL, so that it is unambiguous.
 func (g *gate) keyOf(it *queue.Item) []byte {
-	g.key = append(append(append(g.key[:0], it.Queue...), 0), it.Partition...)
+	g.key = appendKey(g.key[:0], it)
 	return g.key
+}
+
+func appendKey(dst []byte, it *queue.Item) []byte {
+	return append(append(append(dst, it.Queue...), 0), it.Partition...)
+}
+
+func splitKey(key string) (queue, partition string) {
+	queue, partition, _ = strings.Cut(key, "\x00")
+	return queue, partition
 }
 
 // holds says whether one of the messages is for a gated partition.
@@ -78,6 +91,32 @@ func (g *gate) remove(items []queue.Item) {
 	}
 	if g.messages == 0 {
 		g.forget()
+	}
+}
+
+// drop takes messages of one partition out that will not be found any more.
+func (g *gate) drop(key string, messages int) {
+	if messages == 0 {
+		return
+	}
+	g.messages -= messages
+	if n := g.partitions[key]; n > messages {
+		g.partitions[key] = n - messages
+	} else {
+		delete(g.partitions, key)
+	}
+	if g.messages <= 0 {
+		g.forget()
+	}
+}
+
+// restrict has only these partitions gated, and so many messages of each. What else was counted
+// is not there.
+func (g *gate) restrict(s *behind) {
+	g.forget()
+	for key, l := range s.partitions {
+		g.partitions[key] = l.n
+		g.messages += l.n
 	}
 }
 

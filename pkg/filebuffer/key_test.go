@@ -119,6 +119,7 @@ func TestAMissingKeyHoldsNoPushes(t *testing.T) {
 			w, _ := locked(t, nil)
 			w.boot(1)
 			w.settle()
+			w.b.stats.Rate.Store(7) // of what came before
 			hold(w.b)
 			p := w.push(1, 0, "a")
 			w.settle()
@@ -134,6 +135,7 @@ func TestAMissingKeyHoldsNoPushes(t *testing.T) {
 			if p.took > 0 {
 				w.errorf("it takes %v", p.took)
 			}
+			w.wantLocked(6)
 			w.closes()
 			w.o.Sealer = sealerOf(t, "a")
 			w.reboot(1)

@@ -16,7 +16,7 @@ var planted atomic.Int64
 // third one, twice delivers one of every third twice, swap delivers the first and the last
 // of each partition of a batch in the wrong order. It is in no binary that is not built
 // for it.
-func plant(items []queue.Item) []queue.Item {
+func plant(b *Buffer, items []queue.Item) []queue.Item {
 	if len(items) == 0 {
 		return items
 	}
@@ -30,12 +30,16 @@ func plant(items []queue.Item) []queue.Item {
 	}
 	switch what {
 	case "drop":
-		return append([]queue.Item(nil), items[1:]...)
+		items[0].Status = queue.Queued // so that it is not sent
 	case "twice":
 		again := items[0]
 		again.TransactionID = append([]byte("again-"), again.TransactionID...)
 		again.ID[15] ^= 1
-		return append(append([]queue.Item(nil), items...), again)
+		b.mu.Lock()
+		b.gate.add([]queue.Item{again})
+		b.mu.Unlock()
+		b.stats.Pending.Add(1)
+		return append(items, again)
 	}
 	return items
 }

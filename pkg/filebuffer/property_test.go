@@ -97,7 +97,7 @@ func (p *player) say(format string, args ...any) {
 
 func (p *player) step() {
 	w := p.w
-	switch p.choose(32) {
+	switch p.choose(34) {
 	case 0, 1, 2, 3, 4, 5, 6:
 		p.waiting(p.choose(len(p.busy)))
 	case 7, 8, 9, 10:
@@ -172,6 +172,15 @@ func (p *player) step() {
 			p.say("drain")
 			w.drain()
 		}
+	case 32:
+		partition := partitions[p.choose(len(partitions))][:1]
+		if partition != "!" {
+			p.say("%s is locked", partition)
+			w.locked[partition] = true
+		}
+	case 33:
+		p.say("unlocked")
+		clear(w.locked)
 	case 29:
 		p.say("burst")
 		for i := range p.busy {

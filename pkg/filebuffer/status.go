@@ -20,10 +20,16 @@ type Stats struct {
 	ReadErrors  atomic.Uint64 // tries to read what waits that failed
 	Taken       atomic.Uint64 // messages taken over from files that Queen has left
 	Pending     atomic.Int64  // messages that wait on disk
+	Behind      atomic.Int64  // of these, those of partitions that are locked in PostgreSQL
 	Held        atomic.Int64  // pushes that are held while the buffer closes
 	Rate        atomic.Int64  // messages that the drain delivers a second, of late
 	KeyMissing  atomic.Bool   // the drain stands before what was encrypted with a key that is not ours
+
+	BehindPartitions atomic.Int64 // these partitions
 }
+
+// waiting is how many messages wait for the drain alone.
+func (s *Stats) waiting() int64 { return s.Pending.Load() - s.Behind.Load() }
 
 // Status is how the buffer is now.
 type Status struct {

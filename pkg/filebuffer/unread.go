@@ -55,6 +55,22 @@ func (r *reading) next() (journal.Record, error) {
 	return rec, err
 }
 
+// nextThrough is next, and the end behind a record.
+func (r *reading) nextThrough(last uint64) (journal.Record, error) {
+	rec, err := r.next()
+	if err == nil && rec.Seq > last {
+		err = io.EOF
+	}
+	return rec, err
+}
+
+// close closes what is open. It may be read from again.
+func (r *reading) close() {
+	if r.reader != nil {
+		_ = r.reader.Close()
+	}
+}
+
 // run is a run of numbers.
 type run struct{ first, last uint64 }
 

@@ -44,9 +44,10 @@ type world struct {
 	anyGiven bool // also transactions that no client has named are expected
 
 	loops  []*fakeLoop
-	lanes  []*fakeLane // one for each loop
-	replay *fakeLane   // on loop 0; nil: nothing is drained yet
-	away   bool        // PostgreSQL is, for all
+	lanes  []*fakeLane     // one for each loop
+	replay *fakeLane       // on loop 0; nil: nothing is drained yet
+	away   bool            // PostgreSQL is, for all
+	locked map[string]bool // partitions, by somebody in PostgreSQL
 	pg     fakePG
 
 	pushes  []*push
@@ -100,7 +101,7 @@ func emptyWorld(t testing.TB, change ...func(*Options)) *world {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &world{
 		start: time.Now(), dir: dir, fs: faultfs.New(), random: rand.New(rand.NewPCG(1, 2)),
-		byTx: map[string]*sent{}, excused: map[string]bool{},
+		byTx: map[string]*sent{}, excused: map[string]bool{}, locked: map[string]bool{},
 		pg: fakePG{order: map[string][]string{}, has: map[string]bool{}},
 	}
 	w.o = Options{Dir: dir, BytesMax: 1 << 30, SegmentBytes: 8 << 10, Now: w.now}
@@ -504,6 +505,9 @@ func (l *fakeLane) has(partition string) bool {
 func (l *fakeLane) happen(n int) {
 	var items []*queue.Item
 	for _, op := range l.sent[:n] {
+		if l.w.refuses(op) {
+			continue
+		}
 		bad := false
 		for i := range op.Items {
 			bad = bad || op.Items[i].Status == queue.Pending && bytes.Contains(op.Items[i].Payload, []byte("bad"))
@@ -526,6 +530,21 @@ func (l *fakeLane) happen(n int) {
 	}
 	l.done = append(l.done, l.sent[:n]...)
 	l.sent = slices.Delete(l.sent, 0, n)
+}
+
+const saidLocked = "another session holds it locked"
+
+// refuses fails an op that is for a locked partition.
+func (w *world) refuses(op *queue.Op) (refused bool) {
+	for i := range op.Items {
+		it := &op.Items[i]
+		it.Locked = it.Status == queue.Pending && w.locked[string(it.Partition)]
+		refused = refused || it.Locked
+	}
+	if refused {
+		op.Fault = queue.Fault{Code: queue.Unavailable, Message: saidLocked}
+	}
+	return refused
 }
 
 // answer gives the first answer back.
@@ -580,6 +599,8 @@ func (l *fakeLane) late(i int) {
 type fakePG struct {
 	order map[string][]string
 	has   map[string]bool
+
+	stores int // of messages, also such that were there
 }
 
 func (pg *fakePG) store(w *world, it *queue.Item) {
@@ -589,6 +610,7 @@ func (pg *fakePG) store(w *world, it *queue.Item) {
 		w.errorf("%q is stored as %s/%s %s", tx, it.Queue, it.Partition, it.Payload)
 		return
 	}
+	pg.stores++
 	if !pg.has[tx] {
 		pg.has[tx] = true
 		pg.order[m.partition] = append(pg.order[m.partition], tx)
@@ -601,6 +623,7 @@ func (w *world) quiet() {
 	w.fs.Room(0)
 	w.disk.let()
 	w.b.SetMaintenance(false)
+	clear(w.locked)
 	w.outage(false)
 	if w.replay == nil {
 		w.drain()
@@ -647,6 +670,12 @@ func (w *world) check() {
 	b.mu.Unlock()
 	if s.Pending != 0 || b.stats.Held.Load() != 0 || s.Draining || s.For != 0 {
 		w.errorf("it is quiet and says %+v, %d held", s, b.stats.Held.Load())
+	}
+	if n, of := b.stats.Behind.Load(), b.stats.BehindPartitions.Load(); n != 0 || of != 0 {
+		w.errorf("%d messages of %d partitions are said to stay behind", n, of)
+	}
+	if _, err := os.Stat(filepath.Join(w.dir, behindFile)); err == nil {
+		w.errorf("it is written down that partitions stay behind")
 	}
 	if r := s.Journal.Records; r != 0 {
 		w.errorf("%d records are left in the journal", r)

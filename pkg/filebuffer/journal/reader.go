@@ -27,6 +27,14 @@ func (j *Journal) Reader() *Reader {
 	return &Reader{j: j, from: j.released + 1}
 }
 
+// ReaderFrom returns a reader that begins with a record, or the first one behind it that is not
+// released. It reads the segment of that record from its beginning.
+func (j *Journal) ReaderFrom(seq uint64) *Reader {
+	r := j.Reader()
+	r.from = max(r.from, seq)
+	return r
+}
+
 // Next returns the next record. io.EOF says that there is none now: later there may
 // be. Damage is no error: it is set aside, and what is behind it comes next. Any other
 // error says that the disk cannot be read now, or, when it is a *VersionError, that the

@@ -1,0 +1,236 @@
+package filebuffer
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// lockedWorld is one in which a, b and c were pushed to while PostgreSQL was away, and a is
+// locked when it comes back.
+func lockedWorld(t *testing.T, change ...func(*Options)) *world {
+	w := newWorld(t, 1, change...)
+	w.drain()
+	w.outage(true)
+	for range 3 {
+		w.push(1, 0, "a", "b")
+		w.push(2, 0, "c")
+	}
+	w.settle()
+	w.locked["a"] = true
+	w.outage(false)
+	w.sleep(500 * time.Millisecond)
+	w.flow()
+	w.sleep(500 * time.Millisecond)
+	w.flow()
+	return w
+}
+
+// holds says how many messages of a partition are stored.
+func (w *world) holds(partition string, n int) {
+	if got := len(w.pg.order[partition]); got != n {
+		w.errorf("%d messages of %s are stored, and should be %d", got, partition, n)
+	}
+}
+
+func (w *world) behind(messages, partitions int64) {
+	if s := w.b.Stats(); s.Behind.Load() != messages || s.BehindPartitions.Load() != partitions {
+		w.errorf("%d messages of %d partitions stay behind, not %d of %d", s.Behind.Load(), s.BehindPartitions.Load(), messages, partitions)
+	}
+}
+
+func TestALockedPartitionHoldsUpTheDeliveryOfNoOther(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		w.holds("a", 0)
+		w.holds("b", 3)
+		w.holds("c", 3)
+		w.behind(3, 1)
+		w.push(1, 0, "b")
+		w.flow()
+		w.pushes[len(w.pushes)-1].is(stored, "")
+		w.holds("b", 4) // the direct way
+		w.push(1, 0, "a")
+		w.settle()
+		w.pushes[len(w.pushes)-1].is(stored, "buffered") // behind the others of its partition
+		w.sleep(100 * time.Millisecond)
+		w.behind(4, 1)
+		if p := w.b.Status().Pending; p != 4 {
+			w.errorf("%d messages wait", p)
+		}
+
+		clear(w.locked)
+		for range 3 {
+			w.sleep(behindEvery / 2)
+			w.flow()
+		}
+		w.holds("a", 4)
+		w.behind(0, 0)
+		w.push(1, 0, "a")
+		w.flow()
+		w.pushes[len(w.pushes)-1].is(stored, "")
+		return w.ended()
+	})
+}
+
+// Its messages would be stored again if they were not there any more.
+func TestWhatWasDeliveredPastALockedPartitionIsNotDeliveredByTheNextProcess(t *testing.T) {
+	for _, way := range []string{"kill", "close"} {
+		t.Run(way, func(t *testing.T) {
+			bubble(t, func(t *testing.T) *world {
+				w := lockedWorld(t)
+				w.holds("b", 3)
+				w.sleep(noteEvery)
+				if way == "kill" {
+					w.kill()
+				} else {
+					w.close()
+				}
+				stores := w.pg.stores
+				w.reboot(1)
+				w.settle()
+				w.behind(0, 0)
+				if p := w.b.Status().Pending; p != 3 {
+					w.errorf("%d messages wait, of 3", p)
+				}
+				w.push(3, 0, "b")
+				w.push(3, 0, "a")
+				w.flow()
+				w.sleep(behindEvery)
+				w.flow()
+				w.holds("a", 0)
+				w.holds("b", 4)
+				w.behind(4, 1)
+				clear(w.locked)
+				w.quiet()
+				w.holds("a", 4)
+				if n := w.pg.stores - stores; n != 5 {
+					w.errorf("%d messages were stored, of 5", n)
+				}
+				return w.ended()
+			})
+		})
+	}
+}
+
+func TestPartitionsThatAreLockedOneAfterTheOtherKeepTheirOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		names := []string{"a", "b", "c", "d"}
+		for i := range 40 {
+			w.locked[names[i%4]] = i%3 == 0
+			w.push(1, 0, names...)
+			w.push(2, 0, names[i%4], names[(i+1)%4])
+			w.settle()
+			w.flow()
+			w.sleep(300 * time.Millisecond)
+			w.flow()
+			w.consistent()
+		}
+		return w.ended()
+	})
+}
+
+// A record has messages that PostgreSQL refuses, and such of a partition that is locked.
+func TestAMessageThatIsRefusedBesideALockedPartitionIsSetAside(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.drain()
+		w.outage(true)
+		w.push(1, 0, "a", "!b", "b", "a")
+		w.push(1, 0, "!a", "b", "a")
+		w.settle()
+		w.locked["a"] = true
+		w.outage(false)
+		for range 4 {
+			w.sleep(200 * time.Millisecond)
+			w.flow()
+		}
+		w.holds("b", 2)
+		w.holds("a", 0)
+		w.behind(4, 1)
+		if n := len(w.aside()); n != 1 {
+			w.errorf("%d messages are set aside", n)
+		}
+		return w.ended()
+	})
+}
+
+func TestBeyondTheBoundTheDrainWaits(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1, func(o *Options) { o.behindMax = 4 })
+		w.drain()
+		w.outage(true)
+		for i := range 6 {
+			w.push(1, 0, fmt.Sprint("p", i))
+			w.locked[fmt.Sprint("p", i)] = true
+		}
+		w.push(1, 0, "free")
+		w.settle()
+		w.outage(false)
+		for range 20 {
+			w.sleep(200 * time.Millisecond)
+			w.flow()
+		}
+		w.holds("free", 1)
+		if n := w.b.Stats().BehindPartitions.Load(); n > 4 {
+			w.errorf("%d partitions stay behind", n)
+		}
+		return w.ended()
+	})
+}
+
+func TestItIsSaidNowAndThenThatPartitionsAreLocked(t *testing.T) {
+	var log bytes.Buffer
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t, func(o *Options) { o.Log = zerolog.New(zerolog.SyncWriter(&log)) })
+		for i := range 40 {
+			w.locked[fmt.Sprint("p", i)] = true
+			w.outage(true)
+			w.push(1, 0, fmt.Sprint("p", i))
+			w.outage(false)
+			w.sleep(time.Second)
+			w.flow()
+		}
+		return w.ended()
+	})
+	if n := strings.Count(log.String(), "another session holds partitions locked"); n != 1 {
+		t.Errorf("it is said %d times in 40 s", n)
+	}
+	if n := strings.Count(log.String(), "no partition that messages wait for"); n != 1 {
+		t.Errorf("that it is over is said %d times", n)
+	}
+	if !strings.Contains(log.String(), `"queue":"q","partition":"a"`) {
+		t.Error("no partition is named")
+	}
+}
+
+func TestANoteThatDoesNotGoWithTheJournalIsNotBelieved(t *testing.T) {
+	for _, text := range []string{`{"through":1000,"partitions":[]}`, `{"through":`, ``} {
+		bubble(t, func(t *testing.T) *world {
+			w := newWorld(t, 1)
+			w.outage(true)
+			w.push(1, 0, "a")
+			w.settle()
+			w.kill()
+			path := filepath.Join(w.dir, behindFile)
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w.away = false
+			w.reboot(1)
+			if _, err := os.Stat(path); err == nil {
+				w.errorf("%q is kept, and may be believed when the numbers have reached it", text)
+			}
+			w.quiet()
+			w.holds("a", 1)
+			return w.ended()
+		})
+	}
+}
