@@ -204,6 +204,7 @@ func exportBuffer(set *metrics.Set, buffer *filebuffer.Buffer) {
 	counter("queend_buffer_messages_total", "Messages that were written to disk.", func() float64 { return float64(s.Buffered.Load()) })
 	counter("queend_buffer_drained_total", "Messages that were delivered from disk.", func() float64 { return float64(s.Drained.Load()) })
 	counter("queend_buffer_taken_total", "Messages taken over from files that Queen's server had left.", func() float64 { return float64(s.Taken.Load()) })
+	counter("queend_buffer_taken_torn_bytes_total", "Bytes of such files that made no sense and were not delivered; the files are kept in taken/.", func() float64 { return float64(s.TornBytes.Load()) })
 	counter("queend_buffer_poisoned_total", "Buffered messages that PostgreSQL refused, or that could not be read; they are set aside.", func() float64 { return float64(s.Poisoned.Load()) })
 	counter("queend_buffer_quarantined_total", "Damaged regions of segments that were set aside.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Quarantined) }))
 	counter("queend_buffer_batches_total", "Transactions of the drain.", func() float64 { return float64(s.Batches.Load()) })

@@ -331,7 +331,10 @@ func (q *queens) putAway(s *source) {
 		return
 	}
 	if s.torn != nil {
-		q.b.o.Log.Warn().Str("file", s.path).Err(s.torn).Msg("the rest of Queen's buffer file cannot be read; all records before it are taken")
+		left := s.size - s.read
+		q.b.stats.TornBytes.Add(uint64(left))
+		q.b.o.Log.Error().Str("file", to).Err(s.torn).Int64("at", s.read).Int64("bytes", left).
+			Msg("the rest of Queen's buffer file makes no sense, and what was in it is not delivered; all records before it are, and the file is kept")
 	}
 }
 

@@ -125,13 +125,20 @@ func TestATornFileOfQueensGivesAllBeforeTheTear(t *testing.T) {
 	f := func(name string, rest []byte) {
 		t.Helper()
 		bubble(t, func(t *testing.T) *world {
-			w := emptyWorld(t)
+			var log bytes.Buffer
+			w := emptyWorld(t, func(o *Options) { o.Log = zerolog.New(zerolog.SyncWriter(&log)) })
 			w.queensBytes("failover_"+queensName(0)+".buf.tmp", append(whole(w), rest...))
 			w.queens("failover_"+queensName(1)+".buf", w.event(1))
 			w.boot(1)
 			w.drain()
 			w.quiet()
 			w.wantOrder("a", 0, 1)
+			if n := w.b.stats.TornBytes.Load(); n != uint64(len(rest)) {
+				w.errorf("%d bytes are counted", n)
+			}
+			if said := fmt.Sprintf(`"bytes":%d,"message":"the rest of Queen's buffer file makes no sense`, len(rest)); strings.Count(log.String(), said) != 1 || strings.Count(log.String(), `"level":"error"`) != 1 {
+				w.errorf("it says %s", log.String())
+			}
 			if len(w.errs) > 0 {
 				w.errorf("%s", name)
 			}

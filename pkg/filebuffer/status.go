@@ -19,6 +19,7 @@ type Stats struct {
 	WriteErrors atomic.Uint64 // groups that could not be written
 	ReadErrors  atomic.Uint64 // tries to read what waits that failed
 	Taken       atomic.Uint64 // messages taken over from files that Queen has left
+	TornBytes   atomic.Uint64 // of such files that made no sense
 	Pending     atomic.Int64  // messages that wait on disk
 	Behind      atomic.Int64  // of these, those of partitions that are locked in PostgreSQL
 	Held        atomic.Int64  // pushes that are held while the buffer closes
