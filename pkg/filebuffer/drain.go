@@ -160,6 +160,8 @@ type drainer struct {
 	waits   bool // trouble was met and said
 	careful bool // PostgreSQL has not managed what it was given, in this outage
 	rate    rate
+
+	unreleased complaint // that it cannot be let go of what was delivered
 }
 
 func (b *Buffer) drain(to Replay) {
@@ -574,7 +576,7 @@ func (d *drainer) deliver(from *intake) bool {
 
 // release lets go of the records that nothing waits in.
 func (d *drainer) release() {
-	if err := d.b.journal.Release(d.behind.released()); err != nil {
+	if err := d.b.journal.Release(d.behind.released()); err != nil && d.unreleased.mayBegin(d.b.o.Now()) {
 		d.b.o.Log.Warn().Err(err).Msg("the file buffer cannot let go of what was delivered; it would be looked at again at the next start")
 	}
 }

@@ -1187,3 +1187,39 @@ func TestADrainThatWasTooMuchGrowsSlowly(t *testing.T) {
 		t.Error("another outage remembers it")
 	}
 }
+
+// The drain goes on when the journal cannot note how far it is, and the log is not flooded.
+func TestWhatCannotBeLetGoOfIsSaidOnceAMinute(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		var log bytes.Buffer
+		w := newWorld(t, 1, func(o *Options) { o.Log = zerolog.New(zerolog.SyncWriter(&log)) })
+		w.outage(true)
+		for range 20 {
+			w.push(1, 0, slices.Repeat([]string{"a"}, 100)...)
+			w.settle()
+		}
+		w.outage(false)
+		w.fs.Break(faultfs.Write, syscall.EIO)
+		w.drain()
+		said := func() int { return strings.Count(log.String(), "cannot let go of what was delivered") }
+		batches := 0
+		for w.b.stats.Pending.Load() > 0 {
+			w.sleep(time.Second)
+			for len(w.replay.sent) > 0 {
+				w.replay.happen(1)
+				w.replay.answer()
+				batches++
+			}
+			if batches == 3 && w.b.stats.Pending.Load() > 0 {
+				if n := said(); n != 1 {
+					w.errorf("it is said %d times at once", n)
+				}
+				w.sleep(complainEvery)
+			}
+		}
+		if n := said(); batches < 4 || n != 2 {
+			w.errorf("it is said %d times in %d batches", n, batches)
+		}
+		return w.ended()
+	})
+}

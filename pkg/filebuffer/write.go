@@ -202,11 +202,10 @@ func (b *Buffer) say(before, now error, first bool, why string) {
 	}
 }
 
-// complaint keeps what comes and goes often out of the log. It belongs to the writer.
+// complaint keeps what comes and goes often out of the log. It is for one goroutine.
 type complaint struct{ saidAt time.Duration }
 
-// complainEvery is how often the log says that the buffer cannot be written, or can be
-// again.
+// complainEvery is how often the log says one and the same of the buffer's disk.
 const complainEvery = time.Minute
 
 func (c *complaint) mayBegin(now time.Duration) bool {
