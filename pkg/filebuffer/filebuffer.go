@@ -209,6 +209,7 @@ func (b *Buffer) open() error {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
 	b.openBehind(j)
+	b.sayRoom(j)
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
 	b.before = end
 	b.mu.Lock()
