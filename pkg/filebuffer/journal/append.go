@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"slices"
 	"sync/atomic"
 )
@@ -22,7 +21,6 @@ type appender struct {
 	cur      *segment // that takes what comes; nil: the next group begins one
 	file     File     // cur's
 	capacity int64    // of cur
-	beyond   bool     // BytesMax is not asked
 	buf      []byte   // the group: a segment's header, then frames
 }
 
@@ -62,22 +60,6 @@ func (j *Journal) Append(kind uint8, payloads [][]byte) (first uint64, err error
 		a.buf = nil
 	}
 	return first, nil
-}
-
-// AppendBeyond is Append that does not ask BytesMax: for what the disk holds already and
-// must be kept whatever the bound says. It is ErrFull only when the disk has no room.
-func (j *Journal) AppendBeyond(kind uint8, payloads [][]byte) (first uint64, err error) {
-	j.appender.beyond = true
-	defer func() { j.appender.beyond = false }()
-	return j.Append(kind, payloads)
-}
-
-// limit is what the segments may take on disk. Only who appends asks.
-func (j *Journal) limit() int64 {
-	if j.appender.beyond {
-		return math.MaxInt64
-	}
-	return j.bytesMax
 }
 
 // encode makes the group, with room for a segment's header in front.
@@ -150,7 +132,7 @@ func (j *Journal) fits(n int64) bool {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.bytes+max(0, end-a.cur.size) <= j.limit()
+	return j.bytes+max(0, end-a.cur.size) <= j.bytesMax
 }
 
 // resize notes what a segment takes on disk. Journal.mu is held.
@@ -208,7 +190,7 @@ func (j *Journal) room(need int64) (int64, error) {
 	size := func() int64 {
 		j.mu.Lock()
 		defer j.mu.Unlock()
-		return min(max(j.segmentBytes, need), j.limit()-j.bytes)
+		return min(max(j.segmentBytes, need), j.bytesMax-j.bytes)
 	}
 	if n := size(); n >= need && n >= min(smallestSegmentBytes, j.segmentBytes) {
 		return n, nil
@@ -218,7 +200,7 @@ func (j *Journal) room(need int64) (int64, error) {
 	if a.cur != nil {
 		unused = a.cur.size - a.cur.end
 	}
-	enough := need <= j.limit()-j.bytes+unused
+	enough := need <= j.bytesMax-j.bytes+unused
 	j.mu.Unlock()
 	if enough || done {
 		j.retire()

@@ -77,9 +77,8 @@ type Options struct {
 	SegmentBytes int64
 
 	// BytesMax bounds what the segments take on disk, preallocated space too; Append
-	// returns ErrFull instead of going beyond, AppendBeyond does not ask. When 0: what the
-	// journal takes already and FreePercentMax of what the file system has free when it is
-	// opened.
+	// returns ErrFull instead of going beyond. When 0: what the journal takes already and
+	// FreePercentMax of what the file system has free when it is opened.
 	BytesMax int64
 
 	Log zerolog.Logger
@@ -94,9 +93,9 @@ type Record struct {
 	Payload []byte    // never changed, the reader's for as long as it likes
 }
 
-// Journal is a directory of records. Append (and AppendBeyond) is for one goroutine at a
-// time, and so are Release and each Reader; all may be called while the others run. Stats is
-// for any goroutine.
+// Journal is a directory of records. Append is for one goroutine at a time, and so are
+// Release and each Reader; all may be called while the others run. Stats is for any
+// goroutine.
 type Journal struct {
 	dir          string
 	fs           FS
@@ -206,7 +205,7 @@ func (j *Journal) first() uint64 {
 type Stats struct {
 	Segments    int    // files
 	Bytes       int64  // they take on disk, preallocated space too
-	BytesMax    int64  // Append refuses to go beyond; AppendBeyond may have
+	BytesMax    int64  // Append refuses to go beyond
 	Records     uint64 // that are not released, with those that damage took
 	First, Last uint64 // of these, First > Last when there is none
 

@@ -353,42 +353,6 @@ func TestTheBoundIsKeptAndAReleaseMakesRoom(t *testing.T) {
 	}
 }
 
-func TestWhatMustBeKeptIsAppendedBeyondTheBound(t *testing.T) {
-	t.Parallel()
-	fs := faultfs.New()
-	const most = 16 << 10
-	j := mustOpen(t, journal.Options{Dir: dir, FS: fs, SegmentBytes: 8 << 10, BytesMax: most})
-	full := func() {
-		t.Helper()
-		if _, err := j.Append(1, group(1, 7000)); !errors.Is(err, journal.ErrFull) {
-			t.Fatal(err)
-		}
-	}
-	mustAppend(t, j, group(2, 7000))
-	full()
-	for range 20 {
-		_, err := j.AppendBeyond(1, group(1, 7000))
-		must(t, err)
-		full()
-	}
-	if s := j.Stats(); s.Bytes < 20*7000 || s.BytesMax != most || s.Errors != 0 {
-		t.Fatalf("%+v", s)
-	}
-	fs.Room(1)
-	if _, err := j.AppendBeyond(1, group(1, 7000)); !errors.Is(err, journal.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
-		t.Fatal(err)
-	}
-	fs.Room(0)
-	must(t, j.Close())
-	j = mustOpen(t, journal.Options{Dir: dir, FS: fs, SegmentBytes: 8 << 10, BytesMax: most})
-	full()
-	if all := readAll(t, j); len(all) != 22 {
-		t.Fatal(len(all))
-	}
-	must(t, j.Release(22))
-	mustAppend(t, j, group(1, 7000))
-}
-
 func TestASmallGroupStillFitsWhereALargeOneDoesNot(t *testing.T) {
 	t.Parallel()
 	fs := faultfs.New()
