@@ -17,8 +17,8 @@ import (
 
 // Whatever happens to PostgreSQL, the disk and the process, and in whatever order: every
 // push is answered once, what was answered well is stored once, what was refused for sure
-// is not, each producer's messages are in their order in each partition, and in the end
-// nothing is left.
+// is not, each producer's messages are in their order in each partition, behind what Queen's
+// server has left, and in the end nothing is left.
 func TestNothingIsLostDoubledOrOvertakenWhateverHappens(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		script := rapid.SliceOfN(rapid.Byte(), rapid.SampledFrom([]int{10, 100, 300}).Draw(r, "length"), 400).Draw(r, "script")
@@ -39,7 +39,7 @@ func play(t *testing.T, script []byte) (errs, did []string) {
 		t.Fatal(err)
 	}
 	sealed, few := p.choose(2) == 0, p.choose(4) == 0
-	p.w = newWorld(t, loops, func(o *Options) {
+	p.w = emptyWorld(t, func(o *Options) {
 		if sealed {
 			o.Sealer = sealer
 		}
@@ -54,6 +54,8 @@ func play(t *testing.T, script []byte) (errs, did []string) {
 		errs, did = p.w.errs, p.did
 	}()
 	p.loops = loops
+	queens := p.queens()
+	p.w.boot(loops)
 	if p.choose(4) > 0 {
 		p.w.drain()
 	}
@@ -68,8 +70,28 @@ func play(t *testing.T, script []byte) (errs, did []string) {
 	}
 	p.w.quiet()
 	p.w.check()
+	if order := p.w.order("a"); len(order) < len(queens) || !slices.Equal(order[:len(queens)], queens) {
+		p.w.errorf("partition a has %v, and %v should be first: Queen's server had left them", order, queens)
+	}
 	p.w.close()
 	return
+}
+
+// queens leaves some files of Queen's before the first process, or none. It returns their
+// messages, which are the first of partition a.
+func (p *player) queens() (left []int) {
+	if p.choose(2) == 0 {
+		return nil
+	}
+	for i := range 1 + p.choose(3) {
+		var events []string
+		for range []int{0, 1, 3, windowRowsCalm}[p.choose(4)] {
+			events, left = append(events, p.w.event(len(left))), append(left, len(left))
+		}
+		p.say("Queen's server has left %d messages", len(events))
+		p.w.queens("failover_"+queensName(i)+".buf", events...)
+	}
+	return left
 }
 
 type player struct {
