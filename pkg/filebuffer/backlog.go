@@ -13,24 +13,23 @@ import (
 //
 //	ours … │ Queen's files │ mark, mark, ours …
 //
-// What Queen has left is where it was when the process began: before the first record that
-// was written since. A mark keeps that place for the processes to come, so that pushes that
-// were buffered meanwhile do not get before it when the process ends too early.
+// What Queen has left is where it was when the process began: before what was written since.
+// That has marks in front, which keep the place for the processes to come: else pushes that
+// were buffered meanwhile would get before it when the process ends too early.
 //
 // Its messages get the number of the record of ours before them: letting go of that is right
 // whatever of them is in the window. Marks are two, so that there is one.
 type backlog struct {
-	ours   reading
-	queens *queens // nil: there is nothing of Queen's, or no more
-	before uint64  // the last record of ours when the process began
-
+	ours       reading
+	queens     *queens         // nil: there is nothing of Queen's, or no more
+	last       uint64          // of ours, that was given
 	at         uint64          // the number of Queen's messages; 0: it is not their turn
 	held       *journal.Record // ours, that comes behind them
 	fromQueens bool            // the record that was given last
 }
 
 func (b *Buffer) backlog() backlog {
-	return backlog{ours: reading{b: b, reader: b.journal.ReaderFrom(b.behind.through + 1)}, queens: b.queens, before: b.before}
+	return backlog{ours: reading{b: b, reader: b.journal.ReaderFrom(b.behind.through + 1)}, queens: b.queens}
 }
 
 // next is the next record. It is like that of reading.
@@ -38,12 +37,12 @@ func (l *backlog) next() (journal.Record, error) {
 	if l.queens != nil && l.at == 0 {
 		rec, err := l.ours.next()
 		switch {
-		case err == nil && !l.behind(rec):
+		case err == nil && rec.Kind != kindMark:
 			return l.our(rec), nil
 		case err == nil:
 			l.at, l.held = max(rec.Seq-1, 1), &rec
 		case errors.Is(err, io.EOF):
-			l.at = max(l.before, 1)
+			l.at = max(l.last, 1)
 		default:
 			return rec, err
 		}
@@ -70,14 +69,9 @@ func (l *backlog) next() (journal.Record, error) {
 	return l.our(rec), nil
 }
 
-// behind says whether a record comes behind what Queen has left.
-func (l *backlog) behind(rec journal.Record) bool {
-	return rec.Seq > l.before || rec.Kind == kindMark && rec.Seq > 1
-}
-
 // our gives a record of ours.
 func (l *backlog) our(rec journal.Record) journal.Record {
-	l.fromQueens = false
+	l.fromQueens, l.last = false, rec.Seq
 	l.ours.b.foundLate(rec)
 	return rec
 }

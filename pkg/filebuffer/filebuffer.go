@@ -144,7 +144,6 @@ type Buffer struct {
 	poison     poison
 	behind     behind  // what stayed behind when the process before ended; the scan's, and then the drain's
 	queens     *queens // what Queen's server has left; nil: nothing
-	before     uint64  // the journal's last record when it was opened
 	complaint  complaint
 	since      atomic.Int64 // the buffer was not empty since then (loop clock); 0: it is
 	said       uint64       // the drain's: messages delivered when it last said that all are
@@ -211,7 +210,6 @@ func (b *Buffer) open() error {
 	b.openBehind(j)
 	b.sayRoom(j)
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
-	b.before = end
 	b.mu.Lock()
 	b.journal = j
 	b.gate.all++ // until the scan has ended

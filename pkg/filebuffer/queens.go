@@ -307,27 +307,23 @@ func (q *queens) over() bool { return q.ended && len(q.read) == 0 }
 // putAway moves a file to those that were taken. One that has grown since is not wholly
 // taken: it stays.
 func (q *queens) putAway(s *source) {
-	is := func(path string) bool {
-		info, err := os.Stat(path)
-		return err == nil && info.Size() == s.size
-	}
 	if _, err := os.Lstat(s.path); errors.Is(err, fs.ErrNotExist) {
 		return // somebody has moved it; the transaction ids tell, when the next round finds it
 	}
-	if !is(s.path) {
-		q.leave(s)
-		return
-	}
 	to := filepath.Join(q.b.o.Dir, takenDir, filepath.Base(s.path))
 	err := os.Rename(s.path, to)
-	if err == nil && !is(to) { // who has it open goes on writing to it there, where nobody would read that
-		if err = os.Rename(to, s.path); err == nil {
-			q.leave(s)
-		}
+	info, unknown := os.Stat(to)
+	grown := err == nil && (unknown != nil || info.Size() != s.size)
+	if grown { // nobody would read that there
+		err = os.Rename(to, s.path)
 	}
 	if err = errors.Join(err, syncDir(filepath.Dir(s.path)), syncDir(filepath.Dir(to))); err != nil {
 		q.left++
 		q.b.o.Log.Error().Err(err).Str("file", s.path).Msg("Queen's buffer file is delivered and cannot be put away; the next start would look at it again")
+		return
+	}
+	if grown {
+		q.leave(s)
 		return
 	}
 	if s.torn != nil {

@@ -18,7 +18,7 @@ func (b *Buffer) sayRoom(j *journal.Journal) {
 		return // who writes will hear
 	}
 	s := j.Stats()
-	room, need := min(free, s.BytesMax-s.Bytes), cmp.Or(b.o.SegmentBytes, journal.SegmentBytesDefault)
+	room, need := s.BytesMax-s.Bytes, cmp.Or(b.o.SegmentBytes, journal.SegmentBytesDefault)
 	if b.o.BytesMax > 0 { // a bound that leaves less was meant so
 		room, need = free, min(need, b.o.BytesMax)
 	}
