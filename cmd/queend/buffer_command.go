@@ -83,6 +83,8 @@ Exit status: 0, all is as it was written; 1, something is damaged; 2, it could n
 func (BufferExport) Help() string {
 	return `Prints a JSON object a line for each message that waits, in the order of delivery: time, queue, partition, transactionId, messageId, traceId, producerSub, payload. Payloads are encrypted on disk when the server has a key: they are opened when QUEEN_ENCRYPTION_KEY is given here, else they are the envelope, beside "encrypted":true.
 
+What Queen's server has left and is not delivered yet is not among them: ls names its files.
+
 A line is an item of a push, so that this pushes them elsewhere, in order; what is there already is found by its transactionId:
 
   while IFS= read -r line; do
