@@ -29,7 +29,7 @@ type backlog struct {
 }
 
 func (b *Buffer) backlog() backlog {
-	return backlog{ours: reading{b: b, reader: b.journal.ReaderFrom(b.behind.through + 1)}, queens: b.queens}
+	return backlog{ours: reading{b: b, reader: b.journal.ReaderFrom(b.behind.through + 1)}, queens: b.queens, last: b.behind.through}
 }
 
 // next is the next record. It is like that of reading.
