@@ -111,7 +111,7 @@ func TestARetryThatWouldEndAfterTheDeadlineIsNotMade(t *testing.T) {
 	op.Deadline, patient.Deadline = 10*time.Millisecond, 11*time.Millisecond
 	s.done(s.step(resolving))
 	s.step(pushing)
-	s.expect(s.fail("55P03"), Verdict{Wait, 10 * time.Millisecond, ClassRetry})
+	s.expect(s.fail("40P01"), Verdict{Wait, 10 * time.Millisecond, ClassRetry})
 	s.done(s.step(pushing))
 	s.step("")
 	s.expect(op.Fault.Code, Unavailable)
