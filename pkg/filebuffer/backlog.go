@@ -56,6 +56,9 @@ func (l *backlog) next() (journal.Record, error) {
 		if !errors.Is(err, io.EOF) {
 			return journal.Record{}, err
 		}
+		if l.queens.over() {
+			l.queens = nil
+		}
 	}
 	if l.held != nil {
 		rec := *l.held

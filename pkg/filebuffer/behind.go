@@ -96,7 +96,7 @@ func (s *behind) waiting(seq uint64, items []queue.Item) []queue.Item {
 	}
 	return keep(items, func(it *queue.Item) bool {
 		l := s.of(it)
-		return l != nil && !l.locked && l.waits(seq)
+		return l != nil && l.waits(seq)
 	})
 }
 
@@ -143,22 +143,29 @@ func (s *behind) first(locked bool) uint64 {
 
 // goBack delivers what stays behind and is not locked any more.
 func (d *drainer) goBack() {
-	b, s := d.b, &d.behind
+	b, s := d.b, d.behind
 	began := b.o.Now()
 	for _, l := range s.partitions {
 		l.locked = false
 	}
-	at := uint64(0) // what is not locked is delivered up to here
+	at := uint64(0)   // what is not locked is delivered up to here
+	from := uint64(0) // the reader began here; 0: there is none yet
 	disk := reading{b: b}
-	in := &intake{back: true, next: func() (journal.Record, error) { return disk.nextThrough(s.through) }}
+	in := &intake{back: true, next: func() (journal.Record, error) {
+		rec, err := disk.nextThrough(s.through)
+		if err == nil {
+			b.foundLate(rec)
+		}
+		return rec, err
+	}}
 	for b.ctx.Err() == nil && b.mayDrain() {
 		first := s.first(false)
 		if first > s.through {
 			break // all is delivered, or locked
 		}
-		if at == 0 || first > at+behindGap {
-			disk.close()
-			disk.reader, in.ahead = b.journal.ReaderFrom(first), nil
+		if from == 0 || first > max(at, from)+behindGap {
+			disk.close() // else it is kept: it may have to pass over what cannot be read
+			disk.reader, in.ahead, from = b.journal.ReaderFrom(first), nil, first
 		}
 		end := d.fill(in)
 		if d.last != 0 {
@@ -190,7 +197,7 @@ func (s *behind) advance(at uint64) {
 
 // free has partitions that have caught up go on with the others.
 func (d *drainer) free() {
-	b, s := d.b, &d.behind
+	b, s := d.b, d.behind
 	b.mu.Lock()
 	for key, l := range s.partitions {
 		if l.locked || l.first <= s.through {
@@ -212,7 +219,7 @@ func (d *drainer) free() {
 // settle lets go of what a window has delivered, and of what not: somebody holds its partition.
 // It says how many messages wait no longer.
 func (d *drainer) settle(in *intake) (n int) {
-	b, s := d.b, &d.behind
+	b, s := d.b, d.behind
 	var left *queue.Item
 	b.mu.Lock()
 	for i := range d.op.Items {
@@ -257,7 +264,7 @@ func (d *drainer) settle(in *intake) (n int) {
 
 // sayBehind says, now and then, that partitions stay behind, and names one.
 func (d *drainer) sayBehind(it *queue.Item) {
-	s, now := &d.behind, d.b.o.Now()
+	s, now := d.behind, d.b.o.Now()
 	if s.due < now {
 		s.due = now + behindEvery
 	}
@@ -269,24 +276,42 @@ func (d *drainer) sayBehind(it *queue.Item) {
 		Msg("another session holds partitions locked in PostgreSQL (see pg_locks): what waits on disk for them waits on, and the rest is delivered")
 }
 
-// leave has messages of the window stay behind, unless there are too many: their partitions are
-// held. What Queen's server has left has no place of its own in the journal to go back to.
+// leave has messages of the window stay behind, unless their partitions, which are held, would be
+// too many. What Queen's server has left has no place of its own in the journal to go back to.
 func (d *drainer) leave(locked []queue.Item) bool {
-	n := len(locked)
-	if n == 0 || d.disk.queens != nil || len(d.behind.partitions)+d.leaving+n > d.b.o.behindMax {
+	if len(locked) == 0 {
 		return false
 	}
-	d.leaving += n
+	fresh := map[*inWindow]bool{}
+	for i := range locked {
+		if w := d.window(&locked[i]); !w.left && d.behind.of(&locked[i]) == nil {
+			fresh[w] = true
+		}
+	}
+	if d.disk.queens != nil || len(d.behind.partitions)+d.leaving+len(fresh) > d.b.o.behindMax {
+		d.sayStands(&locked[0])
+		return false
+	}
+	d.leaving += len(fresh)
+	d.leaves = true
 	for i := range locked {
 		d.window(&locked[i]).left = true
 	}
 	return true
 }
 
+// sayStands says, now and then, that nothing is delivered because of a lock, and names one.
+func (d *drainer) sayStands(it *queue.Item) {
+	if d.stands.mayBegin(d.b.o.Now()) {
+		d.b.o.Log.Warn().Str("queue", string(it.Queue)).Str("partition", string(it.Partition)).
+			Msg("another session holds a partition locked in PostgreSQL (see pg_locks), and what waits on disk behind its messages is not delivered meanwhile")
+	}
+}
+
 // without brings those messages to the end of items whose partitions have some that stay behind,
 // and returns the others.
 func (d *drainer) without(items []queue.Item) []queue.Item {
-	if d.leaving == 0 {
+	if !d.leaves {
 		return items
 	}
 	return items[:len(items)-len(last(items, func(it *queue.Item) bool { return it.Status == queue.Pending && d.window(it).left }))]

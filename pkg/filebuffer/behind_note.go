@@ -3,6 +3,7 @@ package filebuffer
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -42,7 +43,7 @@ type lateNote struct {
 
 // note writes down what stays behind, if it is time or must be.
 func (d *drainer) note(must bool) {
-	b, s, now := d.b, &d.behind, d.b.o.Now()
+	b, s, now := d.b, d.behind, d.b.o.Now()
 	path := filepath.Join(b.o.Dir, behindFile)
 	switch {
 	case !s.any() && s.noted:
@@ -79,17 +80,21 @@ func (s *behind) write(path string) error {
 }
 
 // openBehind reads what stays behind, before anything is read of the journal.
-func (b *Buffer) openBehind(j *journal.Journal) {
+func (b *Buffer) openBehind(j *journal.Journal) error {
 	s, err := readBehind(b.o.Dir)
 	if err == nil && s.through > j.Stats().Last {
 		err = errors.New("it is of another journal")
 	}
 	if err != nil {
 		b.o.Log.Info().Err(err).Str("file", behindFile).Msg("it is not known what was delivered behind the first message that waits on disk; it is stored again, which the transaction ids tell")
-		_ = os.Remove(filepath.Join(b.o.Dir, behindFile)) // or it would be believed when the numbers have reached it
+		// Or it would be believed when the numbers have reached it.
+		if err := os.Remove(filepath.Join(b.o.Dir, behindFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove what does not go with the file buffer: %w", err)
+		}
 		s = newBehind()
 	}
 	b.behind = s
+	return nil
 }
 
 // readBehind reads what stays behind. It is to be believed only with a journal that has the

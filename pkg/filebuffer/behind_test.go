@@ -234,3 +234,31 @@ func TestANoteThatDoesNotGoWithTheJournalIsNotBelieved(t *testing.T) {
 		})
 	}
 }
+
+// The drain has passed over what the disk does not give, and goes back behind it.
+func TestWhatStaysBehindABadSectorIsDeliveredWhenItIsFree(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w, second, _ := punctured(t)
+		w.push(2, 0, "b")
+		w.settle()
+		w.locked["a"] = true
+		w.disk.puncture(second)
+		w.outage(false)
+		w.drain()
+		w.run(2 * passOverAfter)
+		w.holds("b", 1) // which is behind them all
+		w.holds("a", 0)
+		clear(w.locked)
+		w.run(2*passOverAfter + 2*behindRarely)
+		lost := w.excuse()
+		w.holds("a", 300-lost)
+		if lost == 0 || lost > 100 {
+			w.errorf("%d messages are in the hole", lost)
+		}
+		w.behind(0, 0)
+		w.push(1, 0, "a")
+		w.flow()
+		w.pushes[len(w.pushes)-1].is(stored, "")
+		return w.ended()
+	})
+}

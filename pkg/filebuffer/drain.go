@@ -143,12 +143,14 @@ type drainer struct {
 	to      Replay
 	disk    backlog
 	main    intake               // of disk
-	behind  behind               // partitions whose messages are left where they are
+	behind  *behind              // partitions whose messages are left where they are
 	op      queue.Op             // the window
 	last    uint64               // the last record in it
 	rows    int                  // that it may have now
 	row     time.Duration        // that one of its rows took, in the last batch
-	leaving int                  // of its messages so many may stay behind
+	leaving int                  // so many partitions of it more stay behind
+	leaves  bool                 // some of its messages do
+	stands  complaint            // that nothing is delivered because of a lock
 	due     time.Duration        // when it is to be done; counted anew after trouble
 	in      map[string]*inWindow // the partitions in it
 	left    []*late              // of each message of the last record that stays behind; scratch
@@ -172,7 +174,7 @@ func (b *Buffer) drain(to Replay) {
 			return
 		}
 	}
-	d := &drainer{b: b, to: to, disk: b.backlog(), behind: b.behind, done: make(chan struct{}, 1), in: map[string]*inWindow{}}
+	d := &drainer{b: b, to: to, disk: b.backlog(), behind: &b.behind, done: make(chan struct{}, 1), in: map[string]*inWindow{}}
 	d.main.next = d.disk.next
 	d.begin()
 	for b.ctx.Err() == nil {
@@ -189,7 +191,7 @@ func (b *Buffer) drain(to Replay) {
 		end := d.fill(&d.main)
 		if d.last == 0 {
 			if end {
-				switch b.emptied(groups, &d.behind) {
+				switch b.emptied(groups, d.behind) {
 				case writing:
 					<-b.drainWaker()
 				case empty:
@@ -507,7 +509,7 @@ func (d *drainer) sift(seq uint64, from int, back bool) {
 	}
 	items := d.op.Items[from:]
 	if back {
-		items = d.behind.waiting(seq, items)
+		items = keep(d.behind.waiting(seq, items), func(it *queue.Item) bool { return !d.behind.of(it).locked })
 	} else {
 		items = keep(items, func(it *queue.Item) bool {
 			l := d.behind.of(it)
@@ -556,7 +558,7 @@ func (d *drainer) unreadable(rec *journal.Record, err error) bool {
 func (d *drainer) deliver(from *intake) bool {
 	b := d.b
 	d.op.Items = plant(b, d.op.Items)
-	d.leaving = 0 // of this window
+	d.leaving, d.leaves = 0, false
 	aside := b.stats.Poisoned.Load()
 	if len(d.op.Items) > 0 && !d.store(d.op.Items, d.op.Cost) {
 		return false
@@ -569,7 +571,7 @@ func (d *drainer) deliver(from *intake) bool {
 	d.release()
 	d.disk.stored(d.main.ahead != nil)
 	b.roomMade()
-	b.stats.Drained.Add(uint64(n - int(b.stats.Poisoned.Load()-aside)))
+	b.stats.Drained.Add(uint64(max(n-int(b.stats.Poisoned.Load()-aside), 0)))
 	d.rate.add(n, b)
 	return true
 }

@@ -133,9 +133,10 @@ type Buffer struct {
 
 	writerWake chan struct{}
 	drainWake  chan struct{}
-	scanned    chan struct{} // closed when what was on disk at the start is in the gate
-	unfound    []run         // but for these: the scan's, and then the drain's
-	opened     chan struct{} // closed when the journal is open
+	scanned    chan struct{}   // closed when what was on disk at the start is in the gate
+	unfound    []run           // but for these: the scan's, and then the drain's
+	foundSince map[uint64]bool // of these
+	opened     chan struct{}   // closed when the journal is open
 	stop       context.CancelFunc
 	ctx        context.Context // of the drain and the scan
 	ended      atomic.Bool     // Close was called: the writer ends when nothing waits
@@ -207,7 +208,9 @@ func (b *Buffer) open() error {
 	if b.queens, err = b.findQueens(); err != nil {
 		return errors.Join(err, b.poison.close(), j.Close())
 	}
-	b.openBehind(j)
+	if err := b.openBehind(j); err != nil {
+		return errors.Join(err, b.poison.close(), j.Close())
+	}
 	b.sayRoom(j)
 	end := j.Stats().Last // what is written from here on is put into the gate by who writes it
 	b.mu.Lock()

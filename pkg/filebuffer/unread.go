@@ -95,9 +95,13 @@ func (b *Buffer) missed(seq uint64) bool {
 
 // foundLate gates what the scan has missed, so that what leaves the gate was in it.
 func (b *Buffer) foundLate(rec journal.Record) {
-	if !b.missed(rec.Seq) {
+	if !b.missed(rec.Seq) || b.foundSince[rec.Seq] {
 		return
 	}
+	if b.foundSince == nil {
+		b.foundSince = map[uint64]bool{}
+	}
+	b.foundSince[rec.Seq] = true
 	b.found(&queue.Op{}, rec)
 	b.mu.Lock()
 	b.clear.Store(false) // until all is delivered again
