@@ -262,3 +262,41 @@ func TestWhatStaysBehindABadSectorIsDeliveredWhenItIsFree(t *testing.T) {
 		return w.ended()
 	})
 }
+
+// A segment is read from its beginning, where the bad sector is.
+func TestWhatStaysBehindInASegmentWithABadSectorIsDeliveredWhenItIsFree(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1, func(o *Options) { o.SegmentBytes = 64 << 10 })
+		w.outage(true)
+		for range 200 {
+			w.push(2, 0, "b")
+			w.settle()
+		}
+		w.push(1, 0, "a")
+		w.push(2, 0, "b")
+		w.settle()
+		var segments []string
+		for _, name := range w.fs.Names() {
+			if strings.HasSuffix(name, ".queend") {
+				segments = append(segments, filepath.Base(name))
+			}
+		}
+		if len(segments) != 1 {
+			t.Fatalf("segments: %v", segments)
+		}
+		w.locked["a"] = true
+		w.disk.puncture(segments[0])
+		w.outage(false)
+		w.drain()
+		w.run(2 * passOverAfter)
+		w.behind(1, 1)
+		clear(w.locked)
+		w.run(2*passOverAfter + 2*behindRarely)
+		w.holds("a", 1)
+		w.behind(0, 0)
+		if w.excuse() == 0 {
+			w.errorf("there is no hole")
+		}
+		return w.ended()
+	})
+}
