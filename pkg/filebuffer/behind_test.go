@@ -300,3 +300,70 @@ func TestWhatStaysBehindInASegmentWithABadSectorIsDeliveredWhenItIsFree(t *testi
 		return w.ended()
 	})
 }
+
+// halved is a world whose drain has offered four messages of one record, and then, since that
+// took too long, the first two of them.
+func halved(t *testing.T) *world {
+	w := newWorld(t, 1)
+	w.outage(true)
+	w.push(1, 0, "a", "a", "a", "a")
+	w.settle()
+	w.outage(false)
+	w.drain()
+	w.settle()
+	if len(w.replay.sent) != 1 || len(w.replay.sent[0].Items) != 4 {
+		t.Fatal("the drain has not offered them")
+	}
+	w.replay.late(0)
+	w.sleep(2 * retryPause)
+	if len(w.replay.sent) != 1 || len(w.replay.sent[0].Items) != 2 {
+		t.Fatal("the drain has not offered half of them")
+	}
+	return w
+}
+
+func TestARecordMayBeDeliveredInPart(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := halved(t)
+		w.replay.happen(1)
+		w.replay.answer()
+		w.locked["a"] = true
+		w.run(time.Second)
+		w.holds("a", 2)
+		w.behind(2, 1)
+		for range 2 { // processes; each finds it locked, and knows where it begins
+			w.run(2 * behindEvery)
+			w.kill()
+			w.reboot(1)
+			w.settle()
+			if p := w.b.Status().Pending; p != 2 {
+				w.errorf("%d messages wait, of 2", p)
+			}
+			w.run(2 * behindEvery)
+		}
+		stores := w.pg.stores
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		w.holds("a", 4)
+		if n := w.pg.stores - stores; n != 2 {
+			w.errorf("%d messages were stored, of 2", n)
+		}
+		return w.ended()
+	})
+}
+
+func TestWhatIsFreeInTheMiddleOfAWindowDoesNotOvertake(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := halved(t)
+		w.locked["a"] = true
+		w.replay.happen(1)
+		w.replay.answer()
+		clear(w.locked) // before the others are offered
+		w.run(time.Second / 2)
+		w.holds("a", 0)
+		w.behind(4, 1)
+		w.run(2 * behindRarely)
+		w.wantOrder("a", 0, 1, 2, 3)
+		return w.ended()
+	})
+}
