@@ -1,7 +1,6 @@
 package filebuffer
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -135,8 +134,8 @@ func TestATornFileOfQueensGivesAllBeforeTheTear(t *testing.T) {
 	f := func(name string, rest []byte) {
 		t.Helper()
 		bubble(t, func(t *testing.T) *world {
-			var log bytes.Buffer
-			w := emptyWorld(t, func(o *Options) { o.Log = zerolog.New(zerolog.SyncWriter(&log)) })
+			var log logText
+			w := emptyWorld(t, func(o *Options) { o.Log = zerolog.New(&log) })
 			w.queensBytes("failover_"+queensName(0)+".buf.tmp", append(whole(w), rest...))
 			w.queens("failover_"+queensName(1)+".buf", w.event(1))
 			w.boot(1)
@@ -767,11 +766,11 @@ func (o *opening) open(name string) (*os.File, error) {
 }
 
 // unreadable has found a file of Queen's that cannot be read, between two that can.
-func unreadable(t *testing.T) (*world, *opening, *bytes.Buffer) {
+func unreadable(t *testing.T) (*world, *opening, *logText) {
 	var o opening
-	var log bytes.Buffer
+	var log logText
 	w := emptyWorld(t, func(options *Options) {
-		options.open, options.Log = o.open, zerolog.New(zerolog.SyncWriter(&log))
+		options.open, options.Log = o.open, zerolog.New(&log)
 	})
 	o.broken.Store(true)
 	for i := range 3 {
