@@ -275,12 +275,7 @@ func TestWhatStaysBehindInASegmentWithABadSectorIsDeliveredWhenItIsFree(t *testi
 		w.push(1, 0, "a")
 		w.push(2, 0, "b")
 		w.settle()
-		var segments []string
-		for _, name := range w.fs.Names() {
-			if strings.HasSuffix(name, ".queend") {
-				segments = append(segments, filepath.Base(name))
-			}
-		}
+		segments := w.segments()
 		if len(segments) != 1 {
 			t.Fatalf("segments: %v", segments)
 		}

@@ -24,18 +24,23 @@ func punctured(t *testing.T) (w *world, second string, log *bytes.Buffer) {
 		w.push(1, 0, "a")
 		w.settle()
 	}
-	var names []string
+	names := w.segments()
+	if len(names) < 3 {
+		w.errorf("there are only %v", names)
+		panic(errStopWorld)
+	}
+	return w, names[1], log
+}
+
+// segments are the names of the journal's segments, oldest first.
+func (w *world) segments() (names []string) {
 	for _, name := range w.fs.Names() {
 		if strings.HasSuffix(name, ".queend") {
 			names = append(names, filepath.Base(name))
 		}
 	}
 	slices.Sort(names)
-	if len(names) < 3 {
-		w.errorf("there are only %v", names)
-		panic(errStopWorld)
-	}
-	return w, names[1], log
+	return names
 }
 
 // run lets time pass, and PostgreSQL work.
