@@ -362,3 +362,24 @@ func TestWhatIsFreeInTheMiddleOfAWindowDoesNotOvertake(t *testing.T) {
 		return w.ended()
 	})
 }
+
+// What Queen has left for a partition has no place to go back to: it waits for what stays behind.
+func TestWhatQueenHasLeftWaitsForWhatStaysBehind(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		w.sleep(noteEvery)
+		w.kill()
+		n := len(w.byTx)
+		w.queens("failover_"+queensName(0)+".buf", w.event(n))
+		w.reboot(1)
+		w.run(60 * time.Second)
+		w.holds("a", 0)
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		w.holds("a", 4)
+		if order := w.order("a"); len(order) == 4 && order[3] != n {
+			w.errorf("what Queen has left is not behind the others: %v", order)
+		}
+		return w.ended()
+	})
+}

@@ -378,10 +378,10 @@ func (b *Buffer) emptied(groups uint64, left *behind) ending {
 	return empty
 }
 
-// isBehind says whether it is time to go back to what stays behind. What Queen's server has
-// left may have messages for the same partitions: it waits for them.
+// isBehind says whether it is time to go back to what stays behind. It is when the drain begins:
+// what Queen's server has left may be for the same partitions, and waits for it (leave).
 func (d *drainer) isBehind() bool {
-	return d.behind.any() && (d.b.o.Now() >= d.behind.due || d.disk.queens != nil)
+	return d.behind.any() && d.b.o.Now() >= d.behind.due
 }
 
 // await waits until there is something new, or it is time to go back.
