@@ -383,3 +383,150 @@ func TestWhatQueenHasLeftWaitsForWhatStaysBehind(t *testing.T) {
 		return w.ended()
 	})
 }
+
+// batch has PostgreSQL answer what the drain has offered, and nothing else.
+func (w *world) batch() {
+	if len(w.replay.sent) != 1 {
+		w.errorf("the drain has offered %d batches, not one", len(w.replay.sent))
+		panic(errStopWorld)
+	}
+	w.replay.happen(1)
+	w.replay.answer()
+	w.settle()
+}
+
+// The drain goes back in several batches, and the first record was delivered in part.
+func TestOnlyTheFirstRecordThatWaitsWasDeliveredInPart(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := halved(t)
+		w.batch()
+		w.locked["a"] = true
+		w.run(time.Second)
+		for range 3 * windowRowsCalm / 4 {
+			w.push(1, 0, "a", "a", "a", "a")
+			w.settle()
+		}
+		w.run(time.Second)
+		w.behind(2+3*windowRowsCalm, 1)
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		w.holds("a", 4+3*windowRowsCalm)
+		w.behind(0, 0)
+		return w.ended()
+	})
+}
+
+func TestMaintenanceModeStopsADrainThatHasGoneBack(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		for range 4 * windowRowsMax / 10 {
+			w.push(1, 0, "a", "a", "a", "a", "a", "a", "a", "a", "a", "a")
+			w.settle()
+		}
+		w.run(time.Second)
+		w.behind(3+4*windowRowsMax, 1)
+		clear(w.locked)
+		w.sleep(behindRarely)
+		before := len(w.replay.sent[0].Items)
+		w.b.SetMaintenance(true)
+		w.batch()
+		w.sleep(2 * behindRarely)
+		if len(w.replay.sent) != 0 {
+			w.errorf("%d messages are offered in maintenance mode", len(w.replay.sent[0].Items))
+		}
+		w.holds("a", before)
+		w.b.SetMaintenance(false)
+		w.run(3 * behindRarely)
+		w.holds("a", 3+4*windowRowsMax)
+		return w.ended()
+	})
+}
+
+// Else they would be written to disk until the drain has read to the end, however far that is.
+func TestAPartitionThatHasCaughtUpIsFreeAlsoIfSomeOfItCannotBeFound(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.outage(true)
+		for range 300 {
+			w.push(1, 0, "a")
+			w.settle()
+		}
+		for range 3000 {
+			w.push(2, 0, "b")
+			w.settle()
+		}
+		w.locked["a"] = true
+		w.outage(false)
+		w.drain()
+		w.settle()
+		w.batch() // of a, in vain
+		for w.b.Stats().Behind.Load() < 300 {
+			w.sleep(200 * time.Millisecond)
+			w.batch()
+		}
+		w.disk.puncture(w.segments()[1])
+		clear(w.locked)
+		for range 200 { // the drain goes back, reads around the hole, and goes on
+			w.sleep(passOverAfter / 20)
+			if len(w.replay.sent) == 1 {
+				w.batch()
+			}
+			if w.b.Stats().BehindPartitions.Load() == 0 {
+				break
+			}
+		}
+		w.behind(0, 0)
+		w.settle()
+		if len(w.replay.sent) != 1 || string(w.replay.sent[0].Items[0].Partition) != "b" {
+			t.Fatal("the drain is not on its way with b")
+		}
+		p := w.push(1, 0, "a")
+		w.lanes[0].happen(len(w.lanes[0].sent))
+		for len(w.lanes[0].done) > 0 {
+			w.lanes[0].answer()
+		}
+		w.settle()
+		p.is(stored, "")
+		if p.messages[0].text != "" {
+			w.errorf("it is %s", p.messages[0].text)
+		}
+		w.run(time.Minute)
+		if w.excuse() == 0 {
+			w.errorf("there is no hole")
+		}
+		return w.ended()
+	})
+}
+
+// What is behind is not what the drain should catch up with.
+func TestPushesToALockedPartitionAreWrittenHoweverManyWait(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		ten := strings.Split(strings.Repeat("a ", 10), " ")[:10]
+		for range 2 * crowdedRows / 10 {
+			w.push(1, 0, ten...)
+			w.settle()
+		}
+		w.run(time.Second)
+		w.outage(true)
+		for range crowdedRows / 2 / 10 {
+			w.push(2, 0, "b", "b", "b", "b", "b", "b", "b", "b", "b", "b")
+			w.settle()
+		}
+		w.outage(false)
+		w.sleep(retryPause)
+		for range 100 { // in a time in which the drain delivers little
+			w.push(1, 0, ten...)
+			w.sleep(20 * time.Millisecond)
+		}
+		w.batch()
+		w.sleep(restMax)
+		p := w.push(1, 0, ten...)
+		w.settle()
+		p.is(stored, "buffered")
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		w.quiet()
+		return w.ended()
+	})
+}

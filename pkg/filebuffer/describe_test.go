@@ -61,3 +61,28 @@ func TestADirectoryThatCannotBeReadEverywhereIsNotSaidToBeEmpty(t *testing.T) {
 		t.Errorf("%d of %d messages, %v", n, waiting, err)
 	}
 }
+
+// A copy of the directory, or one whose segments were removed by hand.
+func TestANoteOfAnotherJournalHidesNoMessages(t *testing.T) {
+	dir := t.TempDir()
+	j, err := journal.Open(journal.Options{Dir: dir, SegmentBytes: 8 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := queue.Op{Items: []queue.Item{{Queue: []byte("q"), Partition: []byte("p"), Payload: []byte(`1`)}}}
+	record, _ := queue.AppendRecord(nil, &op, nil)
+	if _, err := j.Append(kindPush, [][]byte{record}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(j.Close(), os.WriteFile(filepath.Join(dir, behindFile), []byte(`{"through":7,"partitions":[{"queue":"q","partition":"other","first":3,"skip":0}]}`), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Describe(dir)
+	n := 0
+	if err := errors.Join(err, Messages(dir, nil, func(*Message) error { n++; return nil })); err != nil {
+		t.Fatal(err)
+	}
+	if c.Messages != 1 || c.Behind != 0 || n != 1 {
+		t.Errorf("%d messages, %d partitions behind; %d exported", c.Messages, c.Behind, n)
+	}
+}
