@@ -1,6 +1,7 @@
 package filebuffer
 
 import (
+	"bytes"
 	"math"
 	"time"
 
@@ -204,6 +205,7 @@ func (d *drainer) free() {
 			continue
 		}
 		b.gate.drop(key, l.n) // what was counted and not found again is damaged
+		b.gate.unpin(key)
 		b.stats.Pending.Add(-int64(l.n))
 		s.count(l, -l.n)
 		delete(s.partitions, key)
@@ -220,17 +222,19 @@ func (d *drainer) free() {
 // It says how many messages wait no longer.
 func (d *drainer) settle(in *intake) (n int) {
 	b, s := d.b, d.behind
+	d.divide()
 	var left *queue.Item
 	b.mu.Lock()
 	for i := range d.op.Items {
 		it := &d.op.Items[i]
 		l, w := s.of(it), d.window(it)
-		if it.Status == queue.Pending {
+		if w.stays(it) {
 			left = it
 			switch {
 			case l == nil:
 				first, skip := w.waits()
 				l = s.add(it, first, skip)
+				b.gate.pin(it)
 			case !l.locked:
 				first, skip := w.waits()
 				if l.first == first {
@@ -243,7 +247,6 @@ func (d *drainer) settle(in *intake) (n int) {
 			}
 			continue
 		}
-		w.done++
 		if in.back {
 			if l.n == 0 {
 				continue // it was not found when it was counted
@@ -260,6 +263,33 @@ func (d *drainer) settle(in *intake) (n int) {
 		d.sayBehind(left)
 	}
 	return n
+}
+
+// divide finds, for each partition in the window, what is done and what stays behind: its first
+// message that was not stored, and all that follow that, whatever became of them. Such a one may
+// have been found to be there already before the partition was found to be locked; it is
+// delivered again, which its transaction id tells. Ids tell which follow: the window is no longer
+// in its order.
+func (d *drainer) divide() {
+	for i := range d.op.Items {
+		it := &d.op.Items[i]
+		if it.Status != queue.Pending {
+			continue
+		}
+		if w := d.window(it); !w.waiting { // those that were not stored are in their order
+			w.waiting, w.first = true, it.ID
+		}
+	}
+	for i := range d.op.Items {
+		if it := &d.op.Items[i]; !d.window(it).stays(it) {
+			d.window(it).done++
+		}
+	}
+}
+
+// stays says whether a message of the partition stays behind.
+func (w *inWindow) stays(it *queue.Item) bool {
+	return w.waiting && bytes.Compare(it.ID[:], w.first[:]) >= 0
 }
 
 // sayBehind says, now and then, that partitions stay behind, and names one.

@@ -263,6 +263,78 @@ func TestWhatStaysBehindABadSectorIsDeliveredWhenItIsFree(t *testing.T) {
 	})
 }
 
+// The disk gives on the way back what it did not give before, and what was counted.
+func TestAPartitionIsGatedUntilAllThatStaysBehindIsDelivered(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.outage(true)
+		for range windowRowsCalm + 40 {
+			w.push(1, 0, "a")
+			w.settle()
+		}
+		w.locked["a"] = true
+		w.disk.puncture(w.segments()[1])
+		w.outage(false)
+		w.drain()
+		w.run(2 * passOverAfter)
+		if n := w.b.Stats().Behind.Load(); n == 0 || n > windowRowsCalm {
+			t.Fatalf("%d messages are known to stay behind", n)
+		}
+		w.disk.puncture("")
+		clear(w.locked)
+		w.sleep(behindRarely)
+		for w.b.Stats().Behind.Load() > 0 {
+			w.batch()
+		}
+		if len(w.replay.sent) != 1 {
+			t.Fatal("all is delivered already")
+		}
+		p := w.push(1, 0, "a")
+		w.settle()
+		p.is(stored, "buffered")
+		w.run(2 * behindRarely)
+		w.holds("a", windowRowsCalm+41)
+		return w.ended()
+	})
+}
+
+// Nothing of it was counted: the disk does not give it.
+func TestAPartitionThatIsNotedIsGatedInTheNextProcess(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.outage(true)
+		for i := range 200 {
+			w.push(2, 0, "b")
+			w.settle()
+			if i == 60 {
+				w.push(1, 0, "a")
+				w.settle()
+			}
+		}
+		w.locked["a"] = true
+		w.outage(false)
+		w.drain()
+		w.run(time.Second)
+		w.behind(1, 1)
+		w.kill()
+		clear(w.locked)
+		w.hole = w.segments()[0]
+		w.reboot(1)
+		w.run(passOverAfter * 3 / 2)
+		if s := w.b.Status(); s.Pending != 0 {
+			w.errorf("it was found: %+v", s)
+		}
+		p := w.push(1, 0, "a")
+		w.run(100 * time.Millisecond)
+		p.is(stored, "buffered")
+		w.hole = ""
+		w.disk.puncture("")
+		w.run(2 * behindRarely)
+		w.holds("a", 2)
+		return w.ended()
+	})
+}
+
 // A segment is read from its beginning, where the bad sector is.
 func TestWhatStaysBehindInASegmentWithABadSectorIsDeliveredWhenItIsFree(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
@@ -359,6 +431,72 @@ func TestWhatIsFreeInTheMiddleOfAWindowDoesNotOvertake(t *testing.T) {
 		w.behind(4, 1)
 		w.run(2 * behindRarely)
 		w.wantOrder("a", 0, 1, 2, 3)
+		return w.ended()
+	})
+}
+
+// What was found to be there before the partition was found to be locked comes before what waits,
+// in the window, and is behind it on disk.
+func TestADuplicateBehindAMessageThatWaitsHidesItFromNobody(t *testing.T) {
+	for _, together := range []bool{false, true} {
+		bubble(t, func(t *testing.T) *world {
+			w := newWorld(t, 1)
+			w.winners = true
+			w.drain()
+			w.push(1, 0, "a")
+			w.flow()
+			w.outage(true)
+			if together {
+				w.push(1, 0, "a", "=tx-1-0", "b", "a")
+			} else {
+				w.push(1, 0, "a", "b")
+				w.settle()
+				w.push(1, 0, "=tx-1-0")
+				w.settle()
+				w.push(1, 0, "a")
+			}
+			w.settle()
+			w.locked["a"] = true
+			w.outage(false)
+			w.run(time.Second / 2)
+			w.holds("a", 1)
+			w.holds("b", 1)
+			w.behind(3, 1)
+			w.consistent()
+			clear(w.locked)
+			w.run(2 * behindRarely)
+			w.holds("a", 3)
+			w.behind(0, 0)
+			w.quiet()
+			return w.ended()
+		})
+	}
+}
+
+// Maintenance mode ends the drain's going back; what it has gone back for comes first all the same.
+func TestWhatQueenHasLeftWaitsAlsoWhenMaintenanceModeHasComeBetween(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := lockedWorld(t)
+		for range windowRowsMax {
+			w.push(1, 0, "a")
+			w.settle()
+		}
+		w.run(2 * behindEvery)
+		w.behind(3+windowRowsMax, 1)
+		w.kill()
+		n := len(w.byTx)
+		w.queens("failover_"+queensName(0)+".buf", w.event(n))
+		w.reboot(1)
+		w.run(3 * time.Second)
+		w.b.SetMaintenance(true)
+		clear(w.locked)
+		w.run(time.Second)
+		w.b.SetMaintenance(false)
+		w.run(2 * behindRarely)
+		w.holds("a", 4+windowRowsMax)
+		if order := w.order("a"); order[len(order)-1] != n {
+			w.errorf("what Queen has left is not behind the others")
+		}
 		return w.ended()
 	})
 }

@@ -143,6 +143,7 @@ type drainer struct {
 	main    intake               // of disk
 	behind  *behind              // partitions whose messages are left where they are
 	op      queue.Op             // the window
+	peek    queue.Op             // scratch
 	last    uint64               // the last record in it
 	rows    int                  // that it may have now
 	row     time.Duration        // that one of its rows took, in the last batch
@@ -378,10 +379,11 @@ func (b *Buffer) emptied(groups uint64, left *behind) ending {
 	return empty
 }
 
-// isBehind says whether it is time to go back to what stays behind. It is when the drain begins:
-// what Queen's server has left may be for the same partitions, and waits for it (leave).
+// isBehind says whether it is time to go back to what stays behind. It always is while there is
+// something that Queen's server has left, which may be for the same partitions: going back ends
+// early for maintenance mode.
 func (d *drainer) isBehind() bool {
-	return d.behind.any() && d.b.o.Now() >= d.behind.due
+	return d.behind.any() && (d.b.o.Now() >= d.behind.due || d.disk.queens != nil)
 }
 
 // await waits until there is something new, or it is time to go back.

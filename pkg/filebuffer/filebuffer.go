@@ -216,6 +216,9 @@ func (b *Buffer) open() error {
 	b.mu.Lock()
 	b.journal = j
 	b.gate.all++ // until the scan has ended
+	for key := range b.behind.partitions {
+		b.gate.pinned[key] = true
+	}
 	b.clear.Store(false)
 	b.mu.Unlock()
 	close(b.opened)

@@ -8,15 +8,18 @@ import (
 
 // gate knows which partitions have messages on disk, or on their way there.
 type gate struct {
-	partitions map[string]int // messages, by queue, NUL, partition
-	all        int            // reasons to gate every partition
-	overflown  bool           // one of them: there were more than GatedPartitionsMax
-	messages   int            // all of them
-	key        []byte         // scratch
-	most       int            // GatedPartitionsMax, or less in a test
+	partitions map[string]int  // messages, by queue, NUL, partition
+	pinned     map[string]bool // partitions that are gated whatever was counted
+	all        int             // reasons to gate every partition
+	overflown  bool            // one of them: there were more than GatedPartitionsMax
+	messages   int             // all of them
+	key        []byte          // scratch
+	most       int             // GatedPartitionsMax, or less in a test
 }
 
-func newGate() gate { return gate{partitions: map[string]int{}, most: GatedPartitionsMax} }
+func newGate() gate {
+	return gate{partitions: map[string]int{}, pinned: map[string]bool{}, most: GatedPartitionsMax}
+}
 
 // keyOf is valid until the next call. No name holds a NUL, so that it is unambiguous.
 func (g *gate) keyOf(it *queue.Item) []byte {
@@ -38,14 +41,14 @@ func (g *gate) holds(items []queue.Item) bool {
 	if g.all > 0 {
 		return true
 	}
-	if len(g.partitions) == 0 {
+	if len(g.partitions)+len(g.pinned) == 0 {
 		return false
 	}
 	for i := range items {
 		if i > 0 && same(&items[i], &items[i-1]) {
 			continue
 		}
-		if g.partitions[string(g.keyOf(&items[i]))] > 0 {
+		if key := g.keyOf(&items[i]); g.partitions[string(key)] > 0 || g.pinned[string(key)] {
 			return true
 		}
 	}
@@ -110,8 +113,14 @@ func (g *gate) drop(key string, messages int) {
 	}
 }
 
-// restrict has only these partitions gated, and so many messages of each. What else was counted
-// is not there.
+// pin gates a message's partition until it is unpinned. What is counted of a partition that
+// stays behind is not sure: a disk may not give some of it when it is counted, and later it does.
+func (g *gate) pin(it *queue.Item) { g.pinned[string(g.keyOf(it))] = true }
+
+func (g *gate) unpin(key string) { delete(g.pinned, key) }
+
+// restrict has only these partitions counted, and so many messages of each. What else was
+// counted is not there.
 func (g *gate) restrict(s *behind) {
 	g.forget()
 	for key, l := range s.partitions {
@@ -131,7 +140,7 @@ func (g *gate) forget() {
 }
 
 // empty says that nothing is gated.
-func (g *gate) empty() bool { return g.all == 0 && g.messages == 0 }
+func (g *gate) empty() bool { return g.all == 0 && g.messages == 0 && len(g.pinned) == 0 }
 
 func same(a, b *queue.Item) bool {
 	return string(a.Queue) == string(b.Queue) && string(a.Partition) == string(b.Partition)

@@ -171,6 +171,41 @@ func TestInMaintenanceModeNothingIsSaidOfAMissingKey(t *testing.T) {
 	})
 }
 
+// What was delivered past a locked partition is read again on the way back.
+func TestWhatStaysBehindNeedsNotTheKeyOfWhatWasDelivered(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.outage(true)
+		w.push(1, 0, "a")
+		w.settle()
+		w.kill()
+		w.o.Sealer = sealerOf(t, "a")
+		w.reboot(1)
+		w.push(2, 0, "b", "b")
+		w.settle()
+		w.locked["a"] = true
+		w.outage(false)
+		w.run(time.Second)
+		w.holds("b", 2)
+		w.behind(1, 1)
+		w.kill()
+		w.o.Sealer = nil
+		w.reboot(1)
+		w.outage(true)
+		w.push(1, 0, "a")
+		w.settle()
+		w.outage(false)
+		w.run(time.Second)
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		if w.b.Status().KeyMissing {
+			w.errorf("the drain waits for the key of what is delivered")
+		}
+		w.holds("a", 2)
+		return w.ended()
+	})
+}
+
 // A drain that stands still costs nothing, however large the record is.
 func TestAMissingKeyIsNotTriedAllTheTime(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {

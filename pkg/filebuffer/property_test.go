@@ -54,6 +54,7 @@ func play(t *testing.T, script []byte) (errs, did []string) {
 		errs, did = p.w.errs, p.did
 	}()
 	p.loops = loops
+	p.w.winners = p.choose(2) == 0
 	queens := p.queens()
 	p.w.boot(loops)
 	if p.choose(4) > 0 {
@@ -243,6 +244,9 @@ func (p *player) waiting(producer int) {
 		to = append(to, partitions[p.choose(len(partitions))])
 	}
 	loop := p.choose(p.loops)
+	if p.choose(3) == 0 {
+		to = slices.Insert(to, p.choose(1+len(to)), p.answered(producer)...)
+	}
 	p.say("%d pushes %v on %d", producer, to, loop)
 	b := p.w.push(producer, loop, to...)
 	if p.choose(4) == 0 {
@@ -252,6 +256,20 @@ func (p *player) waiting(producer int) {
 		}
 	}
 	p.busy[producer] = b
+}
+
+// answered is one of the latest messages that a producer knows to be stored, to be pushed again.
+func (p *player) answered(producer int) (tx []string) {
+	for i := len(p.w.pushes) - 1; i >= 0 && len(tx) == 0; i-- {
+		b := p.w.pushes[i]
+		if b.producer != producer || b.ended == 0 || p.choose(2) == 0 {
+			continue
+		}
+		if m := b.messages[p.choose(len(b.messages))]; m.answer == stored && !m.again {
+			tx = append(tx, "="+m.tx)
+		}
+	}
+	return tx
 }
 
 // again pushes from inside the answer.

@@ -25,6 +25,9 @@ type inWindow struct {
 	records []recordOf
 	done    int  // messages that need not stay behind, the first ones
 	left    bool // the others do
+
+	waiting bool       // there is a message that must stay behind
+	first   queue.UUID // the first such
 }
 
 // recordOf is how many messages of a partition are from one record.
@@ -71,7 +74,10 @@ func (d *drainer) fill(from *intake) (end bool) {
 			from.ahead = rec
 			return false
 		}
-		err := d.decode(rec)
+		var err error
+		if !from.back || d.wants(rec) {
+			err = d.decode(rec)
+		}
 		switch {
 		case errors.Is(err, queue.ErrKey):
 			from.ahead = rec
@@ -116,6 +122,22 @@ func (d *drainer) decode(rec *journal.Record) error {
 	return fmt.Errorf("a record of kind %d, which is not known here", rec.Kind)
 }
 
+// wants says whether some of a record is to be delivered by a drain that has gone back. The
+// key of what is delivered may be gone.
+func (d *drainer) wants(rec *journal.Record) bool {
+	op := &d.peek
+	op.Items = op.Items[:0]
+	if rec.Kind != kindPush || queue.PeekRecord(op, rec.Payload) != nil {
+		return false // it was set aside
+	}
+	wants := false
+	for i := range d.behind.waiting(rec.Seq, op.Items) {
+		wants = wants || !d.behind.of(&op.Items[i]).locked
+	}
+	clear(op.Items)
+	return wants
+}
+
 // sift removes from a record's messages, the window's from the from-th on, those that are not
 // to be delivered now: whose partitions stay behind, or when the drain has gone back, all
 // others.
@@ -144,16 +166,16 @@ func (d *drainer) sift(seq uint64, from int, back bool) {
 // when they do not rise (the clock leapt back, another loop made them), the order is kept
 // by another transaction.
 func (d *drainer) rises(from int, seq uint64) bool {
+	rises := true
 	for i := from; i < len(d.op.Items); i++ {
 		it := &d.op.Items[i]
 		d.key = appendKey(d.key[:0], it)
 		w := d.in[string(d.key)]
-		switch {
-		case w == nil:
+		if w == nil {
 			w = &inWindow{records: make([]recordOf, 0, 1)}
 			d.in[string(d.key)] = w
-		case bytes.Compare(it.ID[:], w.last[:]) <= 0:
-			return false
+		} else if bytes.Compare(it.ID[:], w.last[:]) <= 0 {
+			rises = false
 		}
 		w.last = it.ID
 		if n := len(w.records); n == 0 || w.records[n-1].seq != seq {
@@ -161,5 +183,5 @@ func (d *drainer) rises(from int, seq uint64) bool {
 		}
 		w.records[len(w.records)-1].n++
 	}
-	return true
+	return rises
 }

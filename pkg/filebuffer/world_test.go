@@ -50,6 +50,8 @@ type world struct {
 	locked map[string]bool // partitions, by somebody in PostgreSQL
 	pg     fakePG
 
+	winners bool // duplicates are looked for before partitions are locked
+
 	pushes  []*push
 	byTx    map[string]*sent
 	excused map[string]bool // producer/partition: see push
@@ -59,6 +61,7 @@ type world struct {
 type sent struct {
 	tx, partition, payload string
 	producer, n            int
+	again                  bool // another was pushed before with its transaction
 	answer                 answer
 	text                   string
 }
@@ -352,7 +355,8 @@ func (w *world) close() {
 	}
 }
 
-// push has a producer push messages, one to each partition that is named, on a loop.
+// push has a producer push messages on a loop, one to each partition that is named; after = the
+// name is the transaction of a message that is pushed again.
 func (w *world) push(producer, loop int, partitions ...string) *push {
 	p := &push{w: w, producer: producer, loop: loop, life: w.lives, at: w.now()}
 	l, lane := w.loops[loop], w.lanes[loop]
@@ -364,7 +368,12 @@ func (w *world) push(producer, loop int, partitions ...string) *push {
 		if name[0] == '!' { // PostgreSQL will refuse it
 			m.payload = fmt.Sprintf(`{"bad":%d}`, n)
 		}
-		w.byTx[m.tx] = m
+		if tx, again := strings.CutPrefix(name, "="); again {
+			first := *w.byTx[tx]
+			m, first.again = &first, true
+		} else {
+			w.byTx[m.tx] = m
+		}
 		p.messages = append(p.messages, m)
 		it := queue.Item{
 			Queue: []byte("q"), Partition: []byte(m.partition), TransactionID: []byte(m.tx), GivenTransaction: true,
@@ -534,12 +543,18 @@ func (l *fakeLane) happen(n int) {
 
 const saidLocked = "another session holds it locked"
 
-// refuses fails an op that is for a locked partition.
+// refuses fails an op that is for a locked partition. Duplicates may be known by then.
 func (w *world) refuses(op *queue.Op) (refused bool) {
 	for i := range op.Items {
 		it := &op.Items[i]
+		refused = refused || it.Status == queue.Pending && w.locked[string(it.Partition)]
+	}
+	for i := range op.Items {
+		it := &op.Items[i]
+		if refused && w.winners && it.Status == queue.Pending && w.pg.has[string(it.TransactionID)] {
+			it.Status = queue.Duplicate
+		}
 		it.Locked = it.Status == queue.Pending && w.locked[string(it.Partition)]
-		refused = refused || it.Locked
 	}
 	if refused {
 		op.Fault = queue.Fault{Code: queue.Unavailable, Message: saidLocked}
@@ -690,7 +705,7 @@ func (w *world) check() {
 			switch has := w.pg.has[m.tx]; {
 			case m.answer == stored && !bad && !has:
 				w.errorf("%s is lost, its answer was %q", m.tx, m.text)
-			case m.answer == refusedIt && has:
+			case m.answer == refusedIt && has && !m.again:
 				w.errorf("%s was refused (%s), and is stored", m.tx, m.text)
 			case m.answer == stored && bad && aside[m.tx] == "":
 				w.errorf("%s was not set aside", m.tx)
