@@ -62,6 +62,7 @@ type server struct {
 	pool       atomic.Pointer[pooldb.Pool]
 	maintainer atomic.Pointer[maintain.Maintainer]
 	admin      atomic.Pointer[admindb.Pool]
+	trimmer    *trimmer
 	board      *longpoll.Board
 	lanes      []*lanes // one each per loop, once there is a database
 	polls      []*longpoll.Store
@@ -124,6 +125,7 @@ func (s *server) start(ctx context.Context) error {
 	if err := s.startProfiles(ctx); err != nil {
 		return err
 	}
+	go s.trimmer.run(ctx)
 	starting, started := context.WithCancel(ctx)
 	defer started()
 	go s.patience(starting)
@@ -244,6 +246,7 @@ func (s *server) startLoops() error {
 		stores := s.stores(i, strict)
 		l.Post(func() { s.routers[i].Open(stores) })
 	}
+	s.trimmer = newTrimmer(s.forgetCalls)
 	s.set = metrics.NewSet()
 	s.set.Gauge("queend_build_info", "Always 1; which queend this is.", func() float64 { return 1 }, "version", versionText(), "worker", c.Listener.WorkerID)
 	api.Export(s.set, s.routers)
@@ -253,6 +256,7 @@ func (s *server) startLoops() error {
 	exportBuffer(s.set, s.buffer)
 	exportAdmin(s.set, &s.admin)
 	exportMaintenance(s.set, &s.maintainer)
+	s.set.Counter("queend_memory_trims_total", "Times that memory was given back to the system after a burst.", func() float64 { return float64(s.trimmer.n.Load()) })
 	s.set.Seal()
 	if err := s.loops.Start(); err != nil {
 		return err

@@ -41,3 +41,6 @@ func (f *freeList[T]) give(c *T, now time.Duration) {
 		f.calls = append(f.calls, c)
 	}
 }
+
+// drop forgets those that are free.
+func (f *freeList[T]) drop() { f.calls, f.spare = nil, 0 }

@@ -3,6 +3,8 @@ package api
 import (
 	"testing"
 	"time"
+
+	"github.com/queend/queend/pkg/queue"
 )
 
 func TestAFreeListKeepsWhatIsUsed(t *testing.T) {
@@ -47,5 +49,36 @@ func TestAFreeListKeepsWhatIsUsed(t *testing.T) {
 	burst(20, 6)
 	if most := newWorld().router.popCalls.most; most != popCallsKept {
 		t.Errorf("%d pops are kept", most)
+	}
+}
+
+func TestATrimmedRouterKeepsWhatIsUnderWayAndNothingElse(t *testing.T) {
+	w := newWorld()
+	body := `{"items":[{"queue":"q","payload":1}]}`
+	w.send(t, "POST", "/api/v1/push", `{"items":[]}`) // over at once
+	under := w.send(t, "POST", "/api/v1/push", body)
+	w.send(t, "POST", "/api/v1/push", body)
+	w.send(t, "POST", "/api/v1/ack", `{}`)
+	w.send(t, "GET", "/api/v1/pop?batch=x", "")
+	end := func(i int) {
+		op := w.store.ops[i]
+		op.Items[0].Status, op.Items[0].WinnerID = queue.Queued, op.Items[0].ID
+		op.Done.OpDone(op)
+	}
+	end(1)
+	kept := func() int {
+		return len(w.router.calls.calls) + len(w.router.popCalls.calls) + len(w.router.ackCalls.calls)
+	}
+	before := kept()
+	w.router.Trim()
+	if before < 2 || kept() != 0 {
+		t.Errorf("%d calls are kept, and then %d", before, kept())
+	}
+	end(0)
+	if under.replies != 1 || under.status != 201 || kept() != 1 {
+		t.Errorf("%d answers, %d; %d calls are kept", under.replies, under.status, kept())
+	}
+	if x := w.send(t, "POST", "/api/v1/push", body); len(w.store.ops) != 3 || x.replies != 0 {
+		t.Error("the next push reaches no store")
 	}
 }

@@ -95,6 +95,14 @@ func (r *Router) call() *pushCall {
 	return &pushCall{router: r}
 }
 
+// Trim lets go of what is kept for calls to come; on the router's loop. Calls under way are
+// not touched.
+func (r *Router) Trim() {
+	r.calls.drop()
+	r.popCalls.drop()
+	r.ackCalls.drop()
+}
+
 // release takes a call back; what was big is left to the collector. now is the loop's clock,
 // or was a moment ago.
 func (r *Router) release(c *pushCall, now time.Duration) {
