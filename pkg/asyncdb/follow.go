@@ -11,7 +11,7 @@ import (
 //
 // Between two batches PostgreSQL would have nothing to do: until the loop has read the answer
 // (it may be in the middle of reading a hundred requests), made the next batch and sent it.
-// With as much waiting as is in flight, the next batch need not wait for that answer, and
+// With more waiting than is in flight, the next batch need not wait for that answer, and
 // PostgreSQL goes from one to the other by itself. What waits when there is less would be a
 // small batch, whose commit costs as much as that of a large one: it goes on gathering.
 //
@@ -35,7 +35,7 @@ const (
 	followRows = 24
 
 	// followPart is how many rows are to wait for each 100 in flight.
-	followPart = 80
+	followPart = 130
 
 	// markedRows is how many rows a batch has at least that may be followed: a mark is a
 	// statement more, which a few pushes would feel.

@@ -18,6 +18,9 @@ import (
 	"github.com/queend/queend/pkg/queue"
 )
 
+// firstRows in flight are few enough for followRows to follow them.
+const firstRows = 100 * followRows / followPart
+
 // crowd pushes n messages, one each, into two partitions by turns.
 func (r *rig) crowd(name string, n int) (all []*call) {
 	for i := range n {
@@ -58,7 +61,7 @@ func twoInFlight(t *testing.T) (r *rig, first, second []*call) {
 }
 
 func (r *rig) two(one, other string) (first, second []*call) {
-	first = r.crowd(one, followRows)
+	first = r.crowd(one, firstRows)
 	r.pass()
 	second = r.crowd(other, followRows)
 	if !r.store.nextSent {
@@ -100,8 +103,8 @@ func (p *server) inOrder(t testing.TB, names ...string) {
 
 func TestABatchFollowsTheOneInFlight(t *testing.T) {
 	r, first, second := twoInFlight(t)
-	third := r.crowd("c", followRows) // one follows, not two
-	if got := r.store.stats.InFlightRows.Load(); got != 2*followRows {
+	third := r.crowd("c", 2*followRows) // one follows, not two
+	if got := r.store.stats.InFlightRows.Load(); got != firstRows+followRows {
 		t.Errorf("%d rows are in flight", got)
 	}
 	one, other := r.cutReply()
@@ -125,10 +128,10 @@ func TestWhatIsLittleDoesNotFollow(t *testing.T) {
 	for what, f := range map[string]func(r *rig){
 		"few":                    func(r *rig) { r.crowd("b", followRows-1) },
 		"few beside what is":     func(r *rig) { r.crowd("b", 2*followRows*followPart/100-1) },
-		"statements do not last": func(r *rig) { r.store.inline = true; r.crowd("b", 2*followRows) },
-		"behind a pooler":        func(r *rig) { r.conn.link.inline = true; r.crowd("b", 2*followRows) },
-		"other lanes":            func(r *rig) { r.db.turns.lanes.Store(2); r.crowd("b", 2*followRows) },
-		"not wanted":             func(r *rig) { r.store.work.Follow = false; r.crowd("b", 2*followRows) },
+		"statements do not last": func(r *rig) { r.store.inline = true; r.crowd("b", 3*followRows) },
+		"behind a pooler":        func(r *rig) { r.conn.link.inline = true; r.crowd("b", 3*followRows) },
+		"other lanes":            func(r *rig) { r.db.turns.lanes.Store(2); r.crowd("b", 3*followRows) },
+		"not wanted":             func(r *rig) { r.store.work.Follow = false; r.crowd("b", 3*followRows) },
 	} {
 		r := upAndResolved(t)
 		r.crowd("a", 2*followRows)
@@ -151,7 +154,7 @@ func TestNothingFollowsAStepThatIsNotTheLast(t *testing.T) {
 	r := up(t)
 	first := r.crowd("a", followRows) // partitions are asked for
 	r.pass()
-	second := r.crowd("b", followRows)
+	second := r.crowd("b", 2*followRows)
 	if r.store.following {
 		t.Error("a batch follows")
 	}
@@ -189,7 +192,7 @@ func TestNothingOvertakesWhatFailed(t *testing.T) {
 
 func TestADuplicateAmongTheFirstIsFoundBeforeTheSecondGoes(t *testing.T) {
 	r := upAndResolved(t)
-	first := r.crowd("a", followRows)
+	first := r.crowd("a", firstRows-1)
 	again := r.push("q/p0/first-000")
 	r.pass()
 	second := r.crowd("b", followRows)
@@ -215,7 +218,7 @@ func TestAFailureOfTheSecondIsItsOwn(t *testing.T) {
 // A pooler may give the second step another session than the first.
 func TestABatchThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 	r, first, second := twoInFlight(t)
-	third := r.crowd("c", followRows)
+	third := r.crowd("c", 2*followRows)
 	r.pg.fail = failOf(pushAfter, "22P02", 2)
 	r.serve()
 	areAll(t, slices.Concat(first, second, third), "queued")
@@ -226,19 +229,19 @@ func TestABatchThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 	for _, alone := range []bool{true, false} {
 		r := upAndResolved(t)
-		first := r.crowd("a", followRows)
+		first := r.crowd("a", firstRows)
 		r.pass()
-		large := func(name string) *call {
+		large := func(name string, n int) *call {
 			var items []string
-			for i := range followRows {
+			for i := range n {
 				items = append(items, fmt.Sprintf("q/p0/%s-%d", name, i))
 			}
 			return r.push(items...)
 		}
-		calls := []*call{large("b")}
+		calls := []*call{large("b", followRows)}
 		r.pg.fail = failOf(pushAfter, "22P02", 2)
 		if !alone {
-			calls = append(calls, large("c"))
+			calls = append(calls, large("c", 2*followRows))
 		}
 		one, other := r.cutReply()
 		r.answer(one) // the second is on its own now, the third behind it
@@ -248,7 +251,9 @@ func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 		r.answer(other)
 		r.serve()
 		areAll(t, first, "queued")
-		areAll(t, calls, strings.TrimSpace(strings.Repeat("queued ", followRows)))
+		for i, c := range calls {
+			c.is(strings.TrimSpace(strings.Repeat("queued ", (1+i)*followRows)))
+		}
 		r.pg.inOrder(t, "first", "a", "b", "c")
 	}
 }
@@ -262,7 +267,7 @@ func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 		r.serve()
 		areAll(t, append(first, second...), "queued")
 	}
-	r.crowd("c", followRows)
+	r.crowd("c", firstRows)
 	r.pass()
 	r.crowd("d", followRows)
 	if follows() != voidsMax {
@@ -308,7 +313,7 @@ func TestWhatFollowsIsDurable(t *testing.T) {
 // A large one may take longer than others.
 func TestALargePushThatFollowsGetsItsTime(t *testing.T) {
 	r := upAndResolved(t)
-	r.crowd("a", followRows)
+	r.crowd("a", firstRows)
 	r.pass()
 	var items []string
 	for i := range queue.AllowanceRowsFree + 1000 {
@@ -328,7 +333,7 @@ func TestALargePushThatFollowsGetsItsTime(t *testing.T) {
 
 func TestABatchFollowsPushesThatWereGivenUp(t *testing.T) {
 	r := upAndResolved(t)
-	for i := range followRows {
+	for i := range firstRows {
 		r.pushWithin(100*time.Millisecond, fmt.Sprintf("q/p0/a-%d", i))
 	}
 	r.pass()
@@ -419,7 +424,7 @@ func TestBothAreFoundAfterALostConnection(t *testing.T) {
 		r.open()
 		r.serve()
 		r.areBothStored(first, second)
-		if n := len(r.pg.messages); n != 2+2*followRows {
+		if n := len(r.pg.messages); n != 2+firstRows+followRows {
 			t.Errorf("%d messages", n)
 		}
 		for i := range 100 { // duplicates are looked for first for a while
@@ -468,7 +473,7 @@ func TestASuccessBehindAFailureIsNotBelieved(t *testing.T) {
 	r.sleep(time.Second)
 	r.serve()
 	areAll(t, append(first, second...), "queued")
-	if n := len(r.pg.stored); n != 2+2*followRows {
+	if n := len(r.pg.stored); n != 2+firstRows+followRows {
 		t.Errorf("%d are stored", n)
 	}
 }
@@ -514,7 +519,7 @@ func TestEachEndsWithItsTime(t *testing.T) {
 	r := upAndResolved(t)
 	var both [2][]*call
 	for i, name := range []string{"a", "b"} {
-		for n := range followRows {
+		for n := range []int{firstRows, followRows}[i] {
 			both[i] = append(both[i], r.pushWithin(time.Duration(i+1)*500*time.Millisecond, fmt.Sprintf("q/p0/%s-%d", name, n)))
 		}
 		r.pass()
@@ -771,7 +776,7 @@ func TestPostgreSQLGoesFromOneBatchToTheNext(t *testing.T) {
 		}
 	}
 	var items []string // of one push: it is in flight whole
-	for i := range followRows {
+	for i := range firstRows {
 		items = append(items, fmt.Sprintf("q/p/a-%d", i))
 	}
 	first := p.start(items...)
@@ -786,7 +791,7 @@ func TestPostgreSQLGoesFromOneBatchToTheNext(t *testing.T) {
 	if err := locker.Exec(ctx, "ROLLBACK").Close(); err != nil {
 		t.Fatal(err)
 	}
-	(<-first).is(strings.TrimSpace(strings.Repeat("queued ", followRows)))
+	(<-first).is(strings.TrimSpace(strings.Repeat("queued ", firstRows)))
 	for _, c := range done {
 		(<-c).is("queued")
 	}
