@@ -269,7 +269,7 @@ func (d *drainer) settle(in *intake) (n int) {
 // message that was not stored, and all that follow that, whatever became of them. Such a one may
 // have been found to be there already before the partition was found to be locked; it is
 // delivered again, which its transaction id tells. Ids tell which follow: the window is no longer
-// in its order.
+// in its order. Where they do not rise all of the partition's messages stay.
 func (d *drainer) divide() {
 	for i := range d.op.Items {
 		it := &d.op.Items[i]
@@ -289,7 +289,7 @@ func (d *drainer) divide() {
 
 // stays says whether a message of the partition stays behind.
 func (w *inWindow) stays(it *queue.Item) bool {
-	return w.waiting && bytes.Compare(it.ID[:], w.first[:]) >= 0
+	return w.waiting && (w.falls || bytes.Compare(it.ID[:], w.first[:]) >= 0)
 }
 
 // sayBehind says, now and then, that partitions stay behind, and names one.

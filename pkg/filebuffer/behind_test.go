@@ -473,6 +473,32 @@ func TestADuplicateBehindAMessageThatWaitsHidesItFromNobody(t *testing.T) {
 	}
 }
 
+// No record of ours is so; what stays behind of one is all of the partition.
+func TestWhatStaysBehindOfARecordWhoseIdsFallIsAllOfIt(t *testing.T) {
+	bubble(t, func(t *testing.T) *world {
+		w := newWorld(t, 1)
+		w.winners = true
+		w.drain()
+		w.push(1, 0, "a")
+		w.flow()
+		w.outage(true)
+		w.falling = true
+		w.push(2, 0, "a", "=tx-1-0", "b", "a")
+		w.settle()
+		w.falling = false
+		w.locked["a"] = true
+		w.outage(false)
+		w.run(time.Second / 2)
+		w.holds("b", 1)
+		w.behind(3, 1)
+		clear(w.locked)
+		w.run(2 * behindRarely)
+		w.holds("a", 3)
+		w.excused["2/a"] = true // their ids are the order
+		return w.ended()
+	})
+}
+
 // Maintenance mode ends the drain's going back; what it has gone back for comes first all the same.
 func TestWhatQueenHasLeftWaitsAlsoWhenMaintenanceModeHasComeBetween(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {

@@ -28,6 +28,7 @@ type inWindow struct {
 
 	waiting bool       // there is a message that must stay behind
 	first   queue.UUID // the first such
+	falls   bool       // ids do not say which messages follow it: those of its first record do not rise
 }
 
 // recordOf is how many messages of a partition are from one record.
@@ -176,6 +177,7 @@ func (d *drainer) rises(from int, seq uint64) bool {
 			d.in[string(d.key)] = w
 		} else if bytes.Compare(it.ID[:], w.last[:]) <= 0 {
 			rises = false
+			w.falls = from == 0 // else the record is not for this window
 		}
 		w.last = it.ID
 		if n := len(w.records); n == 0 || w.records[n-1].seq != seq {

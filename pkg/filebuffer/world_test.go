@@ -50,6 +50,7 @@ type world struct {
 	locked map[string]bool // partitions, by somebody in PostgreSQL
 	pg     fakePG
 
+	falling bool // ids fall within a push
 	winners bool // duplicates are looked for before partitions are locked
 
 	pushes  []*push
@@ -381,6 +382,9 @@ func (w *world) push(producer, loop int, partitions ...string) *push {
 		}
 		l.ids++
 		binary.BigEndian.PutUint64(it.ID[:], l.ids)
+		if w.falling {
+			binary.BigEndian.PutUint64(it.ID[:], l.ids+uint64(len(partitions)-2*len(p.op.Items)))
+		}
 		it.ID[15], it.ID[14] = byte(loop), byte(w.lives)
 		p.op.Items = append(p.op.Items, it)
 		before = before || lane.has(m.partition)
