@@ -27,6 +27,15 @@ func (l *lanes) all() [len(laneNames)]*asyncdb.Store {
 	return [...]*asyncdb.Store{l.push, l.pop, l.ack, l.transaction, l.watch, l.replay}
 }
 
+// trim lets go of the lanes' memory; on their loop.
+func (l *lanes) trim() {
+	for _, store := range l.all() {
+		if store != nil {
+			store.Trim()
+		}
+	}
+}
+
 // openLanes makes the lanes of one loop. What they learn of partitions they share.
 func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer, replay bool) *lanes {
 	services := asyncdb.Services{

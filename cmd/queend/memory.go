@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"math"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync/atomic"
@@ -15,10 +15,15 @@ import (
 
 const (
 	// trimEvery is how often it is looked whether the collector has rested for that long.
-	trimEvery = 10 * time.Second
+	trimEvery = 3 * time.Second
 
-	// trimBytes is how much more memory than after the last time makes it worth the while.
-	trimBytes = 16 << 20
+	// trimBytes is how much more memory than the process has got along with makes it worth
+	// the while.
+	trimBytes = 8 << 20
+
+	// trimRestMax is how many looks it rests at most after it has found little to give back:
+	// what is there is used, and each time is a collection.
+	trimRestMax = 20
 )
 
 // trimmer gives memory back to the system.
@@ -26,7 +31,9 @@ type trimmer struct {
 	read func() heap // how it is now
 	free func()      // collects, and gives back what is not used
 	last heap
-	base uint64 // heap.held that nothing more can be had of
+	low  uint64 // the least heap.held so far
+	rest int    // looks that are left out after a time that gave back little
+	left int    // of them
 	n    atomic.Uint64
 }
 
@@ -40,23 +47,32 @@ type heap struct {
 func newTrimmer(forget func()) *trimmer {
 	t := &trimmer{read: newHeapReader(), free: func() {
 		forget()
+		runtime.GC() // what is in a sync.Pool outlives one collection
 		debug.FreeOSMemory()
 	}}
 	t.last = t.read()
-	t.base = t.last.held
+	t.low = t.last.held
 	return t
 }
 
 // look frees memory if there is much, and the collector has done nothing since the last look.
 func (t *trimmer) look() {
 	now := t.read()
-	if now.collections == t.last.collections && now.held > t.base+trimBytes {
+	switch {
+	case t.left > 0:
+		t.left--
+	case now.collections == t.last.collections && now.held > t.low+trimBytes:
+		held := now.held
 		t.free()
 		t.n.Add(1)
-		now = t.read()
-		t.base = math.MaxUint64
+		if now = t.read(); now.held+trimBytes > held {
+			t.rest = min(2*t.rest+1, trimRestMax)
+		} else {
+			t.rest = 0
+		}
+		t.left = t.rest
 	}
-	t.base = min(t.base, now.held)
+	t.low = min(t.low, now.held)
 	t.last = now
 }
 
@@ -92,18 +108,23 @@ func newHeapReader() func() heap {
 	}
 }
 
-// forgetCalls has the routers let go of what they keep for calls to come. A loop that has no
-// time for it does so later.
-func (s *server) forgetCalls() {
-	done := make(chan struct{}, len(s.routers))
-	for i, l := range s.loops.Loops() {
+// forget has the loops let go of what they keep for requests to come. A loop that has no time
+// for it does so later.
+func (s *server) forget() {
+	loops := s.loops.Loops()
+	done := make(chan struct{}, len(loops))
+	for i, l := range loops {
 		l.Post(func() {
 			s.routers[i].Trim()
+			l.Trim()
+			if s.database.Load() != nil { // else there are no lanes yet
+				s.lanes[i].trim()
+			}
 			done <- struct{}{}
 		})
 	}
 	late := time.After(time.Second)
-	for range s.routers {
+	for range loops {
 		select {
 		case <-done:
 		case <-late:

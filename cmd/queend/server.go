@@ -246,7 +246,7 @@ func (s *server) startLoops() error {
 		stores := s.stores(i, strict)
 		l.Post(func() { s.routers[i].Open(stores) })
 	}
-	s.trimmer = newTrimmer(s.forgetCalls)
+	s.trimmer = newTrimmer(s.forget)
 	s.set = metrics.NewSet()
 	s.set.Gauge("queend_build_info", "Always 1; which queend this is.", func() float64 { return 1 }, "version", versionText(), "worker", c.Listener.WorkerID)
 	api.Export(s.set, s.routers)

@@ -107,8 +107,7 @@ func (r *Router) Trim() {
 // or was a moment ago.
 func (r *Router) release(c *pushCall, now time.Duration) {
 	c.exchange, c.counters = nil, nil
-	c.op.Reset()
-	if cap(c.body) > answerBytesKept {
+	if c.op.Reset() || cap(c.body) > answerBytesKept {
 		c.body = nil
 	}
 	r.calls.give(c, now)

@@ -258,6 +258,36 @@ func TestOnePushThatDoesNotFindTheOneBeforeIsSentAgain(t *testing.T) {
 	}
 }
 
+// What is in flight is not touched: its rows are still to come.
+func TestATrimmedLaneKeepsWhatIsAtWorkAndNothingElse(t *testing.T) {
+	r, first, second := twoInFlight(t)
+	s := r.store
+	current, next, spare := s.current, s.next, s.spare
+	s.Trim()
+	if s.current != current || s.next != next || s.spare == spare || s.out != nil {
+		t.Error("two are in flight, and not they are what is kept")
+	}
+	one, other := r.cutReply()
+	r.answer(one)
+	current, next = s.current, s.next // in flight alone
+	s.Trim()
+	if s.current != current || s.next != next {
+		t.Error("a reply is to come")
+	}
+	r.answer(other)
+	r.serve()
+	r.areBothStored(first, second)
+	current, next, spare = s.current, s.next, s.spare
+	s.Trim()
+	if s.current == current || s.next == next || s.spare == spare || s.out != nil {
+		t.Error("nothing is at work, and something is kept")
+	}
+	again := r.crowd("again", 3)
+	r.pass()
+	r.serve()
+	areAll(t, again, "queued")
+}
+
 func TestWhereNothingCanFollowNothingDoes(t *testing.T) {
 	r := upAndResolved(t)
 	r.pg.fail = failOf(pushAfter, "22P02", 1000)
@@ -672,6 +702,9 @@ func (w *walk) step() {
 		}
 	}
 	w.reconnect()
+	if w.random.IntN(4) == 0 {
+		r.store.Trim()
+	}
 }
 
 func (w *walk) reconnect() {

@@ -231,6 +231,21 @@ func (s *Store) refuse(op *queue.Op, code queue.Code, why refusal) {
 	op.Done.OpDone(op)
 }
 
+// Trim lets go of memory that is kept for batches to come; of a batch at work, when it is not
+// any more and Trim is called again. On the loop.
+func (s *Store) Trim() {
+	s.out, s.spare = nil, s.work.NewBatch()
+	if s.pipeline.busy() || s.closed {
+		return // what comes in is a batch's, also of one that was given up
+	}
+	if !s.following {
+		s.next = s.work.NewBatch()
+	}
+	if !s.working {
+		s.current = s.work.NewBatch()
+	}
+}
+
 // Away says that PostgreSQL is known to be away: an op would be turned away. On the loop.
 func (s *Store) Away() bool { return s.knownAway(s.sv.Now()) || s.suspected() }
 

@@ -59,6 +59,38 @@ func TestBuffersOfAPassAreThoseOfThePassBefore(t *testing.T) {
 	}
 }
 
+func TestATrimmedLoopKeepsOnlyWhatRests(t *testing.T) {
+	b := newBench(t, Options{Handler: func(x *Exchange) { x.Reply(200, nil, []byte("hi"), false) }})
+	c := b.dial()
+	talk := func() {
+		for range 2 * exchangesResting {
+			c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			c.hears(200, "hi")
+		}
+	}
+	talk()
+	kept := func() (n int) {
+		done := make(chan struct{})
+		l := b.Loops()[0]
+		l.Post(func() {
+			l.Trim()
+			for x := l.exchanges.first; x != nil; x = x.next {
+				n++
+			}
+			if n != l.exchanges.count || len(l.buffers) > 0 || l.buffersBytes != 0 {
+				t.Errorf("%d exchanges, of which it knows %d; %d buffers, %d bytes", n, l.exchanges.count, len(l.buffers), l.buffersBytes)
+			}
+			close(done)
+		})
+		<-done
+		return n
+	}
+	if n := kept(); n > exchangesResting {
+		t.Errorf("%d exchanges are kept", n)
+	}
+	talk()
+}
+
 func TestARequestAllocatesNothing(t *testing.T) {
 	if underRace {
 		t.Skip("the race detector allocates")

@@ -120,6 +120,14 @@ const (
 	exchangesKept    = 4_096
 )
 
+// trim leaves those that were used last: they are to rest.
+func (p *exchangePool) trim() {
+	for p.count > exchangesResting {
+		p.first = p.first.next
+		p.count--
+	}
+}
+
 // exchange returns an open exchange for c.
 func (l *Loop) exchange(c *conn) *Exchange {
 	p := &l.exchanges

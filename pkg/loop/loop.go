@@ -274,6 +274,13 @@ func (l *Loop) give(b []byte) {
 	l.buffersBytes += cap(b)
 }
 
+// Trim lets go of what is kept for requests to come: buffers, and exchanges but those that
+// rest. On the loop.
+func (l *Loop) Trim() {
+	l.buffers, l.buffersBytes = nil, 0
+	l.exchanges.trim()
+}
+
 // sweep closes what is overdue. It looks at a part of the connections at a time and
 // comes back for the rest, so that many connections do not stop the loop.
 func (l *Loop) sweep() {

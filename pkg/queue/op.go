@@ -68,6 +68,7 @@ type Op struct {
 	made   []byte // transaction ids that we made
 	sealed []byte // encrypted payloads, made once
 	tries  int    // retryable failures so far
+	thrift thrift // of the memory for a push
 }
 
 // Item is one message of a push and, after the op is done, its answer.
@@ -194,9 +195,13 @@ const (
 	opItemsKeptMax = 1024
 )
 
-// Reset makes op ready for another request. It keeps its memory unless a large
-// request made it grow.
-func (op *Op) Reset() {
+// Reset makes op ready for another request. It keeps its memory, unless a very large request
+// made it grow, or a large one long ago: then spare is true, and whoever keeps memory beside
+// the op is to let go of it too.
+func (op *Op) Reset() (spare bool) {
+	if spare = op.isSpare(); spare {
+		op.Items, op.body, op.made, op.sealed = nil, nil, nil, nil
+	}
 	op.clear()
 	op.Accepted, op.Decoded, op.Sent, op.Answered, op.Deadline = 0, 0, 0, 0, 0
 	op.Verb, op.Done, op.outer, op.wraps = Push, nil, [2]Completer{}, 0
@@ -211,6 +216,14 @@ func (op *Op) Reset() {
 			*b = nil
 		}
 	}
+	return spare
+}
+
+// isSpare says that the memory for a push was much more than was needed for a while.
+func (op *Op) isSpare() bool {
+	return op.thrift.isSpare(
+		len(op.body)+len(op.made)+len(op.sealed)+len(op.Items)*itemBytes,
+		cap(op.body)+cap(op.made)+cap(op.sealed)+cap(op.Items)*itemBytes)
 }
 
 // clear forgets the request, not its times and its owner.
