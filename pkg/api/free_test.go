@@ -1,6 +1,7 @@
 package api
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +50,34 @@ func TestAFreeListKeepsWhatIsUsed(t *testing.T) {
 	burst(20, 6)
 	if most := newWorld().router.popCalls.most; most != popCallsKept {
 		t.Errorf("%d pops are kept", most)
+	}
+}
+
+// The memory of a large answer goes with that of its request.
+func TestALargeAnswersMemoryGoesWhenSmallOnesFollowForLong(t *testing.T) {
+	w := newWorld()
+	push := func(items int) {
+		t.Helper()
+		item := `{"queue":"q","payload":"` + strings.Repeat("x", 100) + `"},`
+		x := w.send(t, "POST", "/api/v1/push", `{"items":[`+strings.TrimSuffix(strings.Repeat(item, items), ",")+`]}`)
+		op := w.store.ops[len(w.store.ops)-1]
+		for i := range op.Items {
+			op.Items[i].Status, op.Items[i].WinnerID = queue.Queued, op.Items[i].ID
+		}
+		if op.Done.OpDone(op); x.status != 201 {
+			t.Fatal(x.status)
+		}
+	}
+	kept := func() int { return cap(w.router.calls.calls[0].body) }
+	push(100)
+	large := kept()
+	for i := 0; kept() == large; i++ {
+		if push(1); i > 1000 {
+			t.Fatalf("%d bytes are kept", kept())
+		}
+	}
+	if kept() > large/10 {
+		t.Errorf("%d bytes are kept of %d", kept(), large)
 	}
 }
 
