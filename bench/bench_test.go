@@ -155,6 +155,10 @@ func TestAServerThatLosesMessagesHasNoFigures(t *testing.T) {
 	f(Cell{Refused: 1, Refusal: "503"}, true)
 	f(Cell{Refused: 1, Untold: 1}, true) // given up in flight, and committed after all
 	f(Cell{Refused: 1, Missing: 1}, false)
+	f(Cell{Twice: 1}, false)
+	f(Cell{Refused: 1, PopBatch: 10, Twice: 10}, true) // given up in flight, and they came again
+	f(Cell{Refused: 1, PopBatch: 10, Twice: 11}, false)
+	f(Cell{Refused: 1, Lost: 1}, false)
 	f(Cell{Generator: "wrk", Connections: 64, Untold: 64}, true)
 	f(Cell{Generator: "wrk", Connections: 64, Untold: 65}, false)
 	f(Cell{Generator: "wrk", Connections: 64, Missing: 1}, false)
@@ -227,6 +231,20 @@ func TestAGoalIsHeldAgainstTheMedian(t *testing.T) {
 	f(true, "≥", 1)
 	f(true, "≥", 0.5, 1.2, 1.3)
 	f(false, "≥", 0.9)
+}
+
+func TestAGoalOfEachRoundIsHeldAgainstTheWorst(t *testing.T) {
+	f := func(met, atLeast bool, values ...float64) {
+		t.Helper()
+		if got := (&Goal{Bound: 1, AtLeast: atLeast, Each: true, Values: values}).Met(); got != met {
+			t.Fatalf("%v: met %v", values, got)
+		}
+	}
+	f(true, false, 0.9, 1, 0.2)
+	f(false, false, 0.9, 1.1, 0.2)
+	f(true, true, 1, 1.1, 3)
+	f(false, true, 0.9, 1.1, 3)
+	f(false, true)
 }
 
 func TestTheNumberOfAMessageIsRead(t *testing.T) {

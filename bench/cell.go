@@ -102,15 +102,16 @@ func (c *Cell) notMeasured(why string, figures ...string) {
 
 // honest: every message that was answered `queued` is one row, and nothing else is;
 // and where there are consumers, each came once to each group. A refusal may have been
-// stored or not (a push that is given up in flight can still be committed). wrk drops
+// stored or not (a push that is given up in flight can still be committed; a pop or an ack
+// that is given up can have its messages come again). wrk drops
 // the answers that are owed when its time is up, so with it a row may be untold for
 // each connection.
 func (c *Cell) honest() bool {
-	slack := c.Refused * int64(max(c.Batch, 1))
+	slack, again := c.Refused*int64(max(c.Batch, 1)), c.Refused*int64(max(c.PopBatch, 1))
 	if c.Generator == "wrk" {
 		slack += int64(c.Connections)
 	}
-	return c.Missing == 0 && c.Untold <= slack && c.Lost == 0 && (c.Twice == 0 || c.Refused > 0)
+	return c.Missing == 0 && c.Untold <= slack && c.Lost == 0 && c.Twice <= again
 }
 
 // The arms that take no pool: those of ours beside the ones that serve pushes.

@@ -70,7 +70,7 @@ const (
 	armCapacity = "floor, the best"
 )
 
-var floorNames = []string{armUnnest, armHundred, armCapacity}
+var floorNames = []string{armUnnest, armHundred, armCapacity} // as floorKinds
 
 // sizes are the values of x that a run takes: those of the short report, and all.
 type sizes struct {
@@ -123,10 +123,11 @@ func curves(s sizes, cores int) []curve {
 	}
 }
 
-// armPoints are where every arm is measured, with every pool.
+// armPoints are where every arm is measured, with every pool; next to push those that take a
+// moment.
 func armPoints() []curvePoint {
-	points := ints([]int{1, 64, 256}, plain, func(l *Load, n int) { l.Connections = n }, append(slices.Clone(armNames), armHello)...)
-	points[2].arms = append(points[2].arms, armHundred)
+	points := ints([]int{1, 64, 256}, plain, func(l *Load, n int) { l.Connections = n }, armHello, armLoop, armLegacy, armBaseline)
+	points[2].arms = slices.Insert(slices.Clone(points[2].arms), 0, armHundred)
 	return points
 }
 
@@ -270,6 +271,21 @@ func (c *curve) steps(pools []int) (all []step) {
 	return all
 }
 
+// backwards has the arms of each point take turns the other way round, so that what a server
+// leaves behind, or the machine's hour brings, does not always fall on the same.
+func backwards(all []step) []step {
+	all = slices.Clone(all)
+	for from := 0; from < len(all); {
+		to := from + 1
+		for to < len(all) && all[to].point == all[from].point {
+			to++
+		}
+		slices.Reverse(all[from:to])
+		from = to
+	}
+	return all
+}
+
 // times are how long a cell is loaded, and what it takes beside that: the table is
 // emptied, a checkpoint is written, what was answered is compared with the rows.
 type times struct{ warm, window, beside time.Duration }
@@ -292,12 +308,12 @@ func (t times) of(s step) times {
 	return t
 }
 
-// isJudged says whether a goal is made of the step and not of what is five times as slow.
+// isJudged says whether a goal is made of the step, or it is compared with one that is.
 func (s step) isJudged() bool {
 	d := &s.point.load
 	switch s.curve.name {
 	case curveArms:
-		return d.Connections > 1 && !slices.Contains(pooledArms, s.arm)
+		return d.Connections > 1
 	case curveBatch:
 		return d.Batch == 100 && (s.arm == armLoop || s.arm == armUnnest)
 	case curvePartitions:

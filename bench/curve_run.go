@@ -346,13 +346,8 @@ func (l *lab) arm(p *place, s step) (arm, error) {
 		a, err := p.find(armLoop, 0)
 		return a.hello(), err
 	case armUnnest, armHundred, armCapacity:
-		best := limit(l.floors)
-		if s.arm == armUnnest {
-			best, _ = bestFloor(l.floors, floor.Unnest, 0)
-		}
-		if s.arm == armHundred {
-			best, _ = bestFloor(l.floors, "", 100)
-		}
+		kind := floorKinds[slices.Index(floorNames, s.arm)]
+		best, _ := bestFloor(l.floors, kind.Way, kind.Batch)
 		return l.w.floorArm(best), nil
 	}
 	return p.find(s.arm, pool)
@@ -388,21 +383,27 @@ func (l *lab) fraction(d *Load, arm string, round int) (float64, error) {
 	return d.Fraction * whole, nil
 }
 
+// floorKinds are of which the best is measured: armUnnest, armHundred and armCapacity.
+var floorKinds = []floorPoint{{Way: floor.Unnest}, {Batch: 100}, {}}
+
 // sweep looks for the best floors.
 func (l *lab) sweep(ctx context.Context) (err error) {
-	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.sweepWindow())
+	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.sweepWindow(), floorKinds...)
 	return err
 }
 
 // sweepCost is about how long that takes.
 func (l *lab) sweepCost() time.Duration {
-	s := l.sweepSizes()
-	return time.Duration(2*len(s.batches)*len(s.conns)) * (l.sweepWindow()*5/4 + l.t.beside)
+	each := func(window time.Duration) time.Duration { return window*5/4 + l.t.beside }
+	again := finalTurns * 2 * finalists // of the kinds, some of which are the same
+	return time.Duration(len(l.sweepSizes().ways()))*each(l.sweepWindow()) + time.Duration(again)*each(2*l.sweepWindow())
 }
 
-// sweepWindow is how long each of the floor's sizes is tried. In a third of a second the
-// wrong one was found, half as fast as the best.
-func (l *lab) sweepWindow() time.Duration { return max(l.t.window/2, time.Second) }
+// sweepWindow is how long each of the floor's sizes is tried at first. In a third of a second
+// the wrong ones were found, half as fast as the best.
+func (l *lab) sweepWindow() time.Duration {
+	return min(max(l.t.window/2, 600*time.Millisecond), time.Second)
+}
 
 // sweepSizes leave out in a short report what was never best.
 func (l *lab) sweepSizes() floorSizes {

@@ -54,13 +54,17 @@ type Goal struct {
 	Name    string    `json:"name"`
 	Bound   float64   `json:"bound"`
 	AtLeast bool      `json:"at_least"`
-	From    string    `json:"from,omitempty"` // in a report: the curve or command that it is made of
+	Each    bool      `json:"each_round,omitempty"` // no round may pass it: it is nothing that a median makes better
+	From    string    `json:"from,omitempty"`       // in a report: the curve or command that it is made of
 	Values  []float64 `json:"values"`
 }
 
-// Met says whether the median of the rounds keeps the bound.
+// Met says whether the median of the rounds, or each of them, keeps the bound.
 func (g *Goal) Met() bool {
 	m := median(g.Values)
+	if _, low, high := spread(g.Values); g.Each {
+		m = map[bool]float64{true: low, false: high}[g.AtLeast]
+	}
 	return !math.IsNaN(m) && (m == g.Bound || (m > g.Bound) == g.AtLeast)
 }
 

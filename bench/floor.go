@@ -14,12 +14,14 @@ import (
 	"github.com/queend/queend/pkg/schema"
 )
 
-// floorPoint is one way to put rows, and how many a second it put when that was tried.
+// floorPoint is one way to put rows, and how many a second it put when that was tried: the
+// median of its tries.
 type floorPoint struct {
-	Way   string  `json:"way"`
-	Batch int     `json:"batch"` // rows in a statement
-	Conns int     `json:"connections"`
-	Rate  float64 `json:"rows_per_second"`
+	Way   string    `json:"way"`
+	Batch int       `json:"batch"` // rows in a statement
+	Conns int       `json:"connections"`
+	Rate  float64   `json:"rows_per_second"`
+	Tries []float64 `json:"tries,omitempty"`
 }
 
 func (p floorPoint) String() string { return fmt.Sprintf("floor(%s, %d, %d)", p.Way, p.Batch, p.Conns) }
@@ -30,9 +32,16 @@ type floorSizes struct{ batches, conns []int }
 // The likeliest come first: see sweepMax.
 var sweepSizes = floorSizes{batches: []int{100, 1000, 10}, conns: []int{4, 2, 8, 1}}
 
-// sweepMax bounds a sweep on a machine that is too busy for all of it: what was not
-// tried by then is left out. The first batch is always tried.
-const sweepMax = time.Minute
+const (
+	// sweepMax bounds a sweep on a machine that is too busy for all of it: what was not
+	// tried by then is left out. The first batch is always tried.
+	sweepMax = time.Minute
+
+	// finalists are how many of the best of a kind are tried again, finalTurns times by turns:
+	// a machine's luck in one try is not to say which is the best.
+	finalists  = 3
+	finalTurns = 2
+)
 
 // floorServer stands for the server that the floor has not.
 func (w *world) floorServer() *server {
@@ -47,38 +56,83 @@ func (w *world) floorArm(p floorPoint) arm {
 	return arm{name: armFloor, floor: &p, server: w.floorServer()}
 }
 
-// sweepFloor tries every way, batch and number of connections, each for the window,
-// and says what each carried, the best first. It is done once a run; the best are then
-// measured in turns with the other arms.
-func (w *world) sweepFloor(ctx context.Context, shape load.Shape, sizes floorSizes, window time.Duration) ([]floorPoint, error) {
+// sweepFloor tries every way, batch and number of connections, each for the window, and then
+// those again, for twice as long, that may be the best of a kind (a floorPoint as bestFloor
+// has it). It says what each carried: the finalists, the best first, and then the others. It
+// is done once a run; the best are then measured in turns with the other arms.
+func (w *world) sweepFloor(ctx context.Context, shape load.Shape, sizes floorSizes, window time.Duration, kinds ...floorPoint) ([]floorPoint, error) {
 	var all []floorPoint
 	start := time.Now()
-	for i, batch := range sizes.batches {
-		for _, conns := range sizes.conns {
-			for _, way := range []string{floor.Unnest, floor.Copy} {
-				if i > 0 && time.Since(start) > sweepMax {
-					say("the floor was looked for %v long: %s and what follows is left out", sweepMax, floorPoint{Way: way, Batch: batch, Conns: conns})
-					return sorted(all), nil
-				}
-				p, err := w.tryFloor(ctx, floorPoint{Way: way, Batch: batch, Conns: conns}, shape, window)
-				if err != nil {
-					return nil, err
-				}
-				all = append(all, p)
+	for _, p := range sizes.ways() {
+		if p.Batch != sizes.batches[0] && time.Since(start) > sweepMax {
+			say("the floor was looked for %v long: %s and what follows is left out", sweepMax, p)
+			break
+		}
+		if err := w.tryFloor(ctx, &p, shape, window); err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	in, out := finals(sorted(all), kinds)
+	for range finalTurns {
+		for i := range in {
+			if err := w.tryFloor(ctx, &in[i], shape, 2*window); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return sorted(all), nil
+	return append(sorted(in), out...), nil
 }
 
-// tryFloor measures one way for a moment.
-func (w *world) tryFloor(ctx context.Context, p floorPoint, shape load.Shape, window time.Duration) (floorPoint, error) {
-	c, err := w.trial(ctx, w.floorArm(p), trial{load: load.Settings{Shape: shape, Warm: window / 4, Window: window}})
+// ways are all that a sweep tries.
+func (s floorSizes) ways() (all []floorPoint) {
+	for _, batch := range s.batches {
+		for _, conns := range s.conns {
+			for _, way := range []string{floor.Unnest, floor.Copy} {
+				all = append(all, floorPoint{Way: way, Batch: batch, Conns: conns})
+			}
+		}
+	}
+	return all
+}
+
+// finals divides a sweep, the best first, into the finalists of each kind and the others.
+func finals(all, kinds []floorPoint) (in, out []floorPoint) {
+	left := make([]int, len(kinds))
+	for i := range left {
+		left[i] = finalists
+	}
+	for _, p := range all {
+		wanted := false
+		for i, kind := range kinds {
+			if p.is(kind.Way, kind.Batch) && left[i] > 0 {
+				left[i]--
+				wanted = true
+			}
+		}
+		if wanted {
+			in = append(in, p)
+		} else {
+			out = append(out, p)
+		}
+	}
+	return in, out
+}
+
+// is says whether it is of that way and batch; "" and 0 stand for any.
+func (p floorPoint) is(way string, batch int) bool {
+	return (way == "" || p.Way == way) && (batch == 0 || p.Batch == batch)
+}
+
+// tryFloor measures one way for a moment, once more.
+func (w *world) tryFloor(ctx context.Context, p *floorPoint, shape load.Shape, window time.Duration) error {
+	c, err := w.trial(ctx, w.floorArm(*p), trial{load: load.Settings{Shape: shape, Warm: window / 4, Window: window}})
 	if err == nil && !c.honest() {
 		err = fmt.Errorf("%s: %d rows that were committed are not there, %d are that were not", p, c.Missing, c.Untold)
 	}
-	p.Rate = c.Rate
-	return p, err
+	p.Tries = append(p.Tries, c.Rate)
+	p.Rate = median(p.Tries)
+	return err
 }
 
 // sorted is a sweep with the best first.
@@ -92,7 +146,7 @@ func limit(all []floorPoint) floorPoint { return all[0] }
 
 // bestFloor is the best of a sweep with this way and batch; "" and 0 stand for any.
 func bestFloor(all []floorPoint, way string, batch int) (p floorPoint, ok bool) {
-	i := slices.IndexFunc(all, func(p floorPoint) bool { return (way == "" || p.Way == way) && (batch == 0 || p.Batch == batch) })
+	i := slices.IndexFunc(all, func(p floorPoint) bool { return p.is(way, batch) })
 	if i < 0 {
 		return p, false
 	}

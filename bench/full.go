@@ -230,7 +230,11 @@ func (l *lab) tasks(ctx context.Context, all []task) error {
 func (l *lab) round(round int) (all []task) {
 	prefix := fmt.Sprintf("round %d: ", round+1)
 	for i := range l.curves {
-		for _, s := range l.curves[i].steps(l.o.pools) {
+		steps := l.curves[i].steps(l.o.pools)
+		if round%2 == 1 {
+			steps = backwards(steps)
+		}
+		for _, s := range steps {
 			all = append(all, task{prefix + s.String(), l.t.of(s).cell(), func(ctx context.Context) error {
 				return l.failed(ctx, s, round, l.measure(ctx, s, round))
 			}})

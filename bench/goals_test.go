@@ -26,7 +26,7 @@ func TestGoalsAreJudgedByRatiosWithinRounds(t *testing.T) {
 	f("server CPU a message: push / net/http+pgxpool, 64 connections", 0.15, "met")
 	f("voluntary context switches a message, 64 connections", 0.1, "met")
 	f("voluntary context switches: push / push-legacy, 64 connections", 1, "MISSED")
-	f("resident MiB, 256 connections", 30, "met")
+	f("resident MiB, 256 connections, in each round", 30, "met")
 	f("messages: 1 partition / 100", 1, "met")
 	f("messages: a table of 10M rows / an empty one", 1, "met")
 	f("rows/s: push, 100 a request, 64 connections / floor, unnest", 0.8, "met")

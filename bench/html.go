@@ -309,7 +309,9 @@ func (c *Curve) rows() (all []tableRow) {
 		}
 		all[i].samples = append(all[i].samples, s.Cell)
 	}
-	slices.SortStableFunc(all, func(a, b tableRow) int { return a.point - b.point })
+	slices.SortStableFunc(all, func(a, b tableRow) int {
+		return cmp.Or(a.point-b.point, slot(c.Samples[a.first].Series)-slot(c.Samples[b.first].Series))
+	})
 	return all
 }
 

@@ -97,12 +97,13 @@ func spread(all []float64) (mid, low, high float64) {
 	return median(all), slices.Min(all), slices.Max(all)
 }
 
-// arms are those that a curve has, in the order in which they first came.
+// arms are those that a curve has.
 func (c *Curve) arms() (all []string) {
 	for i := range c.Samples {
 		if arm := c.Samples[i].Series; !slices.Contains(all, arm) {
 			all = append(all, arm)
 		}
 	}
+	slices.SortStableFunc(all, func(a, b string) int { return slot(a) - slot(b) })
 	return all
 }

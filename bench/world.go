@@ -259,8 +259,16 @@ func (w *world) postgresFacts(ctx context.Context) (PostgreSQL, error) {
 	return p, err
 }
 
-// commit names the source that was measured; dirty means that files differ from it.
+// commit names the source that was measured; dirty means that files differ from it. Of a
+// binary that was given it is what that says of itself.
 func (w *world) commit(ctx context.Context) (hash string, dirty bool) {
+	if w.given != "" {
+		out, err := exec.CommandContext(ctx, w.given, "version").Output()
+		if err != nil {
+			return "unknown", false
+		}
+		return strings.TrimPrefix(strings.TrimSpace(string(out)), "queend "), false
+	}
 	out, err := exec.CommandContext(ctx, "git", "-C", w.root, "rev-parse", "HEAD").Output()
 	if err != nil {
 		return "unknown", false

@@ -36,4 +36,4 @@ if [ -n "${1-}" ]; then
 	echo "bench-compare: $record is the record now"
 	exit
 fi
-go tool -modfile=tools/go.mod benchstat -filter '.unit:(sec/op OR B/op OR allocs/op)' "record=$record" "now=$work/now"
+go tool -modfile=tools/go.mod benchstat -ignore cpu -filter '.unit:(sec/op OR B/op OR allocs/op)' "record=$record" "now=$work/now"

@@ -268,15 +268,16 @@ func (d *drainer) settle(in *intake) (n int) {
 // divide finds, for each partition in the window, what is done and what stays behind: its first
 // message that was not stored, and all that follow that, whatever became of them. Such a one may
 // have been found to be there already before the partition was found to be locked; it is
-// delivered again, which its transaction id tells. Ids tell which follow: the window is no longer
-// in its order. Where they do not rise all of the partition's messages stay.
+// delivered again, which its transaction id tells (unless the message that was there has been
+// deleted meanwhile: then it is stored). Ids tell which follow: the window is no longer in its
+// order. Where they do not rise all of the partition's messages stay.
 func (d *drainer) divide() {
 	for i := range d.op.Items {
 		it := &d.op.Items[i]
 		if it.Status != queue.Pending {
 			continue
 		}
-		if w := d.window(it); !w.waiting { // those that were not stored are in their order
+		if w := d.window(it); !w.waiting || bytes.Compare(it.ID[:], w.first[:]) < 0 {
 			w.waiting, w.first = true, it.ID
 		}
 	}
