@@ -39,7 +39,7 @@ const (
 
 	// finalists are how many of the best of a kind are tried again, finalTurns times by turns:
 	// a machine's luck in one try is not to say which is the best.
-	finalists  = 3
+	finalists  = 2
 	finalTurns = 2
 )
 

@@ -104,7 +104,7 @@ type account struct {
 	id     trace.GoID
 	stack  []string // of functions, as it was last seen, outermost first
 	parent *account // who made it, if that is in the trace
-	runs   int      // times that it was given a processor
+	runs   int      // times that it began to run
 	calls  map[string]int
 	waits  map[string]int // by reason and place, those for Go's runtime left out
 }
@@ -266,7 +266,7 @@ func (r *recording) changed(event trace.Event, st trace.StateTransition) {
 	from, to := st.Goroutine()
 	switch {
 	case from == trace.GoUndetermined: // what it did when the trace began
-	case to == trace.GoRunning && from == trace.GoRunnable:
+	case to == trace.GoRunning: // it was given a processor, or came back from the kernel
 		a.runs++
 	case from == trace.GoRunning && to == trace.GoSyscall:
 		call := a.innermost("syscall.", "runtime.", "internal/")
