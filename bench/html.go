@@ -31,6 +31,8 @@ type page struct {
 	Met      int
 	Missed   int
 	Unheard  int // goals that were not measured
+
+	Dishonest error // a server lost messages, or stored some that nobody was told of
 }
 
 // section is a curve: plots for the eye, a table for the rest.
@@ -45,7 +47,7 @@ type section struct {
 
 // HTML writes the report as a page.
 func (r *Report) HTML(out io.Writer) error {
-	p := page{Report: r, Setup: r.setup()}
+	p := page{Report: r, Setup: r.setup(), Dishonest: r.verdict()}
 	for _, name := range slices.Sorted(maps.Keys(r.PostgreSQL.Settings)) {
 		p.Settings = append(p.Settings, [2]string{name, r.PostgreSQL.Settings[name]})
 	}
@@ -80,7 +82,7 @@ func (r *Report) setup() [][2]string {
 		{"PostgreSQL", r.PostgreSQL.Version},
 		{"Flush", fmt.Sprintf("%.0f µs before, %.0f µs after: an 8 KiB write and fdatasync, median", r.FlushBefore, r.FlushAfter)},
 		{"Load average", fmt.Sprintf("%.1f before and after: what else the machine did", r.Load)},
-		{"Rounds", fmt.Sprintf("%d; in each, every cell was warmed for %.2g s and measured for %.2g s, at a rate twice as long", r.Rounds, r.Warm, r.Window)},
+		{"Rounds", fmt.Sprintf("%d; in each, every cell was warmed for %.2g s and measured for %.2g s, at a rate twice as long; for %.2g s at least where a goal is made of it", r.Rounds, r.Warm, r.Window, judged.window.Seconds())},
 		{"Seed", fmt.Sprint(r.Seed)},
 	}
 	if len(r.Floors) > 0 {

@@ -117,6 +117,18 @@ func TestWhatCouldNotBeMeasuredIsOnTop(t *testing.T) {
 	}
 }
 
+func TestAServerThatLosesMessagesIsOnTop(t *testing.T) {
+	const says = "No figure here is worth anything"
+	r := sampleReport()
+	if strings.Contains(pageOf(t, r), says) {
+		t.Error("an honest report says so")
+	}
+	r.Curves[0].Samples[0].Missing = 1
+	if page := pageOf(t, r); !strings.Contains(page, says) || !strings.Contains(page, "1 answered that are no row") {
+		t.Error("the page does not say so")
+	}
+}
+
 func TestTablesForTheReadmeHaveTheBestPool(t *testing.T) {
 	var out bytes.Buffer
 	sampleReport().Markdown(&out)

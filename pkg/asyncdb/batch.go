@@ -126,8 +126,8 @@ func (g *gather) push(op *queue.Op) {
 	n := g.waiting()
 	if n == 0 {
 		g.ops, g.head, g.mixed = g.ops[:0], 0, false
-	} else if op.Deadline < g.ops[len(g.ops)-1].Deadline {
-		g.mixed = true
+	} else if last := g.ops[len(g.ops)-1]; op.Deadline != 0 && (last.Deadline == 0 || op.Deadline < last.Deadline) {
+		g.mixed = true // 0 is none, and so the latest
 	}
 	if len(g.ops) == cap(g.ops) && g.head >= n {
 		copy(g.ops, g.ops[g.head:])

@@ -171,6 +171,15 @@ func TestDeadlines(t *testing.T) {
 	if got := g.pop(); got != c {
 		t.Error("the op without a deadline is gone")
 	}
+	// One that waits behind it does not wait for it.
+	g.push(c)
+	g.push(b)
+	if got := g.soonest(); got != 10 {
+		t.Error(got)
+	}
+	if late := g.expire(10, nil); len(late) != 1 || late[0] != b || g.waiting() != 1 {
+		t.Error(late)
+	}
 }
 
 func TestTheBatchSizeFollowsTheServersTimeouts(t *testing.T) {
