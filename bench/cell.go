@@ -248,6 +248,9 @@ func (w *world) trial(ctx context.Context, a arm, t trial) (Cell, error) {
 	case a.floor != nil:
 		mode = w.floorMode(*a.floor)
 	}
+	if err := w.fleet.only(ctx, w.db, a.server); err != nil {
+		return c, err
+	}
 	if !t.keep && !a.server.foreign {
 		if err := w.empty(ctx); err != nil {
 			return c, err
@@ -395,6 +398,9 @@ func (w *world) countSyscalls(ctx context.Context, c *Cell, a arm, t trial, mode
 // reported measures an arm with a tool that is not ours. Rows are counted, not
 // compared by id, and only those of the measured run.
 func (w *world) reported(ctx context.Context, c Cell, s *server, run func() (*load.Report, error)) (Cell, error) {
+	if err := w.fleet.only(ctx, w.db, s); err != nil {
+		return c, err
+	}
 	had, err := w.count(ctx)
 	if err != nil {
 		return c, err

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,4 +54,22 @@ func TestEveryModeIsVerified(t *testing.T) {
 	if _, err := w.trial(ctx, w.floorArm(floorPoint{Way: "copy", Batch: 10, Conns: 2}), trial{mode: "pop", load: s}); err == nil {
 		t.Fatal("the floor pops")
 	}
+	// Who is not measured does nothing, and goes on when it is its turn.
+	if got := stateOf(t, push); got != "T" {
+		t.Errorf("beside the floor the server is in state %s", got)
+	}
+	f(push, "push", 60)
+	if got := stateOf(t, push); got == "T" {
+		t.Error("it is paused while it is measured")
+	}
+}
+
+// stateOf is the state of a server's process, as in proc(5): T is stopped by a signal.
+func stateOf(t *testing.T, a arm) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", a.server.pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))[0]
 }

@@ -451,6 +451,9 @@ func (l *lab) part(name string, f **Figures, once func(into *Figures) error) err
 // wakeRound is a round of `wake`, shorter.
 func (l *lab) wakeRound(ctx context.Context) error {
 	o := wakeOptions{rate: 100, seconds: wakeSeconds}
+	if err := l.w.fleet.only(ctx, l.w.db, l.loopServer()); err != nil {
+		return err
+	}
 	return l.part("wake", &l.wake, func(into *Figures) error {
 		for _, auto := range []bool{true, false} {
 			if err := l.w.wakeOnce(ctx, l.loopServer(), o, into, auto); err != nil {

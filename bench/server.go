@@ -27,6 +27,7 @@ type server struct {
 	prefix string // before the paths of its API
 	host   string // the Host field; empty: addr
 	cmd    *exec.Cmd
+	paused bool   // see fleet
 	log    string // path of what it wrote to stderr
 
 	db       *pgx.Conn // to its database; nil: nobody has told where that is
@@ -64,7 +65,7 @@ func (w *world) start(ctx context.Context, name, binary string, env ...string) (
 	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", name, err)
 	}
-	w.servers = append(w.servers, s)
+	w.fleet.servers = append(w.fleet.servers, s)
 	if err := s.ready(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w; it wrote: %s", name, err, s.lastWords())
 	}
@@ -239,6 +240,7 @@ func (s *server) stop() error {
 	if s.cmd.ProcessState != nil {
 		return nil
 	}
+	s.pause(false)
 	ended := make(chan error, 1)
 	go func() { ended <- s.cmd.Wait() }()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)

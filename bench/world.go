@@ -27,7 +27,7 @@ type world struct {
 	root    string // of the source tree
 	pg      *postgres.Server
 	db      *pgx.Conn // for truncating and counting; idle while something is measured
-	servers []*server
+	fleet   *fleet
 	foreign []*server // that somebody else has started
 	given   string    // a queend binary to use instead of building one
 	set     settings
@@ -49,7 +49,7 @@ func newWorld(ctx context.Context, c common) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &world{dir: dir, given: c.queend, set: settings{}}
+	w := &world{dir: dir, given: c.queend, set: settings{}, fleet: &fleet{}}
 	maps.Copy(w.set, pgSettings)
 	maps.Copy(w.set, c.set)
 	for name, value := range c.env {
@@ -91,7 +91,7 @@ func (w *world) open(ctx context.Context) error {
 
 // close stops what was started, newest first, and removes the directory.
 func (w *world) close() {
-	for _, s := range slices.Backward(w.servers) {
+	for _, s := range slices.Backward(w.fleet.servers) {
 		if err := s.stop(); err != nil {
 			say("%v", err)
 		}
