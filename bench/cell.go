@@ -248,13 +248,14 @@ func (w *world) trial(ctx context.Context, a arm, t trial) (Cell, error) {
 	case a.floor != nil:
 		mode = w.floorMode(*a.floor)
 	}
-	if err := w.fleet.only(ctx, w.db, a.server); err != nil {
-		return c, err
-	}
 	if !t.keep && !a.server.foreign {
 		if err := w.empty(ctx); err != nil {
 			return c, err
 		}
+	}
+	// Afterwards: servers look through rows that they did not put there, as the floor's.
+	if err := w.fleet.only(ctx, w.db, a.server); err != nil {
+		return c, err
 	}
 	began, err := a.server.clock(ctx)
 	if err != nil {

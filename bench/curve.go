@@ -79,19 +79,19 @@ type sizes struct {
 }
 
 var shortSizes = sizes{
-	connections: []int{1, 4, 16, 64, 256, 1024},
+	connections: []int{1, 16, 64, 256, 1024},
 	batch:       []int{1, 10, 100, 1000},
 	partitions:  []int{1, 10, 100, 1000, 10_000},
-	payload:     []int{20, 200, 2 << 10, 16 << 10, 64 << 10},
+	payload:     []int{20, 200, 2 << 10, 64 << 10},
 	rows:        []int{0, 100_000, 1_000_000},
-	fractions:   []float64{0.2, 0.5, 0.7, 0.8, 0.9},
+	fractions:   []float64{0.2, 0.5, 0.8, 0.9},
 }
 
 var fullSizes = sizes{
-	connections: shortSizes.connections,
+	connections: []int{1, 4, 16, 64, 256, 1024},
 	batch:       shortSizes.batch,
 	partitions:  []int{1, 10, 100, 1000, 10_000, 100_000},
-	payload:     shortSizes.payload,
+	payload:     []int{20, 200, 2 << 10, 16 << 10, 64 << 10},
 	rows:        []int{0, 10_000, 100_000, 1_000_000, 10_000_000},
 	fractions:   []float64{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1, 1.05},
 }

@@ -410,7 +410,7 @@ func (l *lab) sweepSizes() floorSizes {
 	if l.o.full {
 		return sweepSizes
 	}
-	return floorSizes{batches: []int{100, 1000}, conns: []int{1, 2, 4, 8}}
+	return floorSizes{batches: []int{100, 1000}, conns: []int{2, 4, 8}}
 }
 
 // addExternal has the server at -url take part where it is asked for the same as

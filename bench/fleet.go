@@ -17,7 +17,7 @@ type fleet struct{ servers []*server }
 // Pausing is done again, after a moment, when it has hit a session that was at work: who is
 // paused in a transaction keeps its locks.
 const (
-	pauseTries = 100
+	pauseMax   = 30 * time.Second
 	pauseAgain = 5 * time.Millisecond
 )
 
@@ -27,7 +27,7 @@ func (f *fleet) only(ctx context.Context, db *pgx.Conn, s *server) error {
 	if f == nil || len(f.servers) == 0 {
 		return nil
 	}
-	for range pauseTries {
+	for began := time.Now(); time.Since(began) < pauseMax; {
 		for _, other := range f.servers {
 			other.pause(other != s)
 		}
