@@ -435,17 +435,24 @@ func TestWhatIsFreeInTheMiddleOfAWindowDoesNotOvertake(t *testing.T) {
 	})
 }
 
+// beforeAnOutage is a world whose PostgreSQL looks for duplicates before it locks, has a message
+// in partition a, "tx-1-0", and has just gone away.
+func beforeAnOutage(t *testing.T) *world {
+	w := newWorld(t, 1)
+	w.winners = true
+	w.drain()
+	w.push(1, 0, "a")
+	w.flow()
+	w.outage(true)
+	return w
+}
+
 // What was found to be there before the partition was found to be locked comes before what waits,
 // in the window, and is behind it on disk.
 func TestADuplicateBehindAMessageThatWaitsHidesItFromNobody(t *testing.T) {
 	for _, together := range []bool{false, true} {
 		bubble(t, func(t *testing.T) *world {
-			w := newWorld(t, 1)
-			w.winners = true
-			w.drain()
-			w.push(1, 0, "a")
-			w.flow()
-			w.outage(true)
+			w := beforeAnOutage(t)
 			if together {
 				w.push(1, 0, "a", "=tx-1-0", "b", "a")
 			} else {
@@ -476,12 +483,7 @@ func TestADuplicateBehindAMessageThatWaitsHidesItFromNobody(t *testing.T) {
 // No record of ours is so; what stays behind of one is all of the partition.
 func TestWhatStaysBehindOfARecordWhoseIdsFallIsAllOfIt(t *testing.T) {
 	bubble(t, func(t *testing.T) *world {
-		w := newWorld(t, 1)
-		w.winners = true
-		w.drain()
-		w.push(1, 0, "a")
-		w.flow()
-		w.outage(true)
+		w := beforeAnOutage(t)
 		w.falling = true
 		w.push(2, 0, "a", "=tx-1-0", "b", "a")
 		w.settle()
