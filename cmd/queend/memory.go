@@ -32,8 +32,9 @@ type trimmer struct {
 	free func()      // collects, and gives back what is not used
 	last heap
 	low  uint64 // the least heap.held so far
+	left uint64 // heap.held after the last time
 	rest int    // looks that are left out after a time that gave back little
-	left int    // of them
+	wait int    // so many of them are still to come
 	n    atomic.Uint64
 }
 
@@ -59,8 +60,8 @@ func newTrimmer(forget func()) *trimmer {
 func (t *trimmer) look() {
 	now := t.read()
 	switch {
-	case t.left > 0:
-		t.left--
+	case t.wait > 0 && now.held <= t.left+trimBytes: // else it is another burst
+		t.wait--
 	case now.collections == t.last.collections && now.held > t.low+trimBytes:
 		held := now.held
 		t.free()
@@ -70,7 +71,7 @@ func (t *trimmer) look() {
 		} else {
 			t.rest = 0
 		}
-		t.left = t.rest
+		t.left, t.wait = now.held, t.rest
 	}
 	t.low = min(t.low, now.held)
 	t.last = now
