@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/queend/queend/bench/floor"
 )
 
 // Load is what an arm is measured under: everything that a curve varies, and what it
@@ -70,7 +72,30 @@ const (
 	armCapacity = "floor, the best"
 )
 
-var floorNames = []string{armUnnest, armHundred, armCapacity} // as floorKinds
+// floorKind is a floor that is measured: the best of this way and batch; "" and 0 stand for any.
+type floorKind struct {
+	arm   string
+	way   string
+	batch int
+}
+
+var floorKinds = []floorKind{{armUnnest, floor.Unnest, 0}, {armHundred, "", 100}, anyFloor}
+
+var anyFloor = floorKind{arm: armCapacity}
+
+// floorKindOf is the kind that an arm is the best of, if it is a floor.
+func floorKindOf(arm string) (k floorKind, ok bool) {
+	i := slices.IndexFunc(floorKinds, func(k floorKind) bool { return k.arm == arm })
+	if i < 0 {
+		return k, false
+	}
+	return floorKinds[i], true
+}
+
+func isFloor(arm string) bool {
+	_, ok := floorKindOf(arm)
+	return ok
+}
 
 // sizes are the values of x that a run takes: those of the short report, and all.
 type sizes struct {

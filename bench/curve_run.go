@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/queend/queend/bench/floor"
 	"github.com/queend/queend/bench/load"
 	"github.com/queend/queend/bench/proc"
 	"github.com/queend/queend/pkg/schema"
@@ -341,13 +340,12 @@ const syscallWindow = 200 * time.Millisecond
 // arm finds what a step measures.
 func (l *lab) arm(p *place, s step) (arm, error) {
 	pool := cmp.Or(s.pool, l.pool(s.arm, s.point.load.Connections))
-	switch s.arm {
-	case armHello:
+	if s.arm == armHello {
 		a, err := p.find(armLoop, 0)
 		return a.hello(), err
-	case armUnnest, armHundred, armCapacity:
-		kind := floorKinds[slices.Index(floorNames, s.arm)]
-		best, _ := bestFloor(l.floors, kind.Way, kind.Batch)
+	}
+	if kind, ok := floorKindOf(s.arm); ok {
+		best, _ := bestFloor(l.floors, kind)
 		return l.w.floorArm(best), nil
 	}
 	return p.find(s.arm, pool)
@@ -383,9 +381,6 @@ func (l *lab) fraction(d *Load, arm string, round int) (float64, error) {
 	return d.Fraction * whole, nil
 }
 
-// floorKinds are of which the best is measured: armUnnest, armHundred and armCapacity.
-var floorKinds = []floorPoint{{Way: floor.Unnest}, {Batch: 100}, {}}
-
 // sweep looks for the best floors.
 func (l *lab) sweep(ctx context.Context) (err error) {
 	l.floors, err = l.w.sweepFloor(ctx, load.Shape{Queue: floorQueue, Partitions: baseLoad.Partitions, Items: 1, PayloadBytes: baseLoad.PayloadBytes, Seed: l.o.seed}, l.sweepSizes(), l.sweepWindow(), floorKinds...)
@@ -395,7 +390,7 @@ func (l *lab) sweep(ctx context.Context) (err error) {
 // sweepCost is about how long that takes.
 func (l *lab) sweepCost() time.Duration {
 	each := func(window time.Duration) time.Duration { return window*5/4 + l.t.beside }
-	again := finalTurns * 2 * finalists // of the kinds, some of which are the same
+	again := finalTurns * finalists * len(floorKinds) // at most: one may be of several kinds
 	return time.Duration(len(l.sweepSizes().ways()))*each(l.sweepWindow()) + time.Duration(again)*each(2*l.sweepWindow())
 }
 

@@ -243,7 +243,7 @@ func (w *world) loadArms(ctx context.Context, o loadOptions) (all []arm, err err
 		case name == "limit":
 			var points []floorPoint
 			say("looking for the floor")
-			if points, err = w.sweepFloor(ctx, o.shape, sweepSizes, 300*time.Millisecond, floorPoint{}); err == nil {
+			if points, err = w.sweepFloor(ctx, o.shape, sweepSizes, 300*time.Millisecond, anyFloor); err == nil {
 				for _, p := range points {
 					say("%s: %.0f rows/s", p, p.Rate)
 				}

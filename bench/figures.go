@@ -61,9 +61,12 @@ type Goal struct {
 
 // Met says whether the median of the rounds, or each of them, keeps the bound.
 func (g *Goal) Met() bool {
-	m := median(g.Values)
-	if _, low, high := spread(g.Values); g.Each {
-		m = map[bool]float64{true: low, false: high}[g.AtLeast]
+	m, low, high := spread(g.Values)
+	switch {
+	case g.Each && g.AtLeast:
+		m = low
+	case g.Each:
+		m = high
 	}
 	return !math.IsNaN(m) && (m == g.Bound || (m > g.Bound) == g.AtLeast)
 }

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"syscall"
 	"time"
 
@@ -21,7 +21,7 @@ const (
 	pauseAgain = 5 * time.Millisecond
 )
 
-// only pauses all but one; nil: all. Nobody is asked for anything meanwhile. db is any
+// only pauses all but s, which may be none of them. Nobody is asked for anything meanwhile. db is any
 // connection of ours.
 func (f *fleet) only(ctx context.Context, db *pgx.Conn, s *server) error {
 	if f == nil || len(f.servers) == 0 {
@@ -42,7 +42,7 @@ func (f *fleet) only(ctx context.Context, db *pgx.Conn, s *server) error {
 			return err
 		}
 	}
-	return fmt.Errorf("servers that nobody asks for anything are at work in PostgreSQL all the time, and cannot be paused")
+	return errors.New("servers that nobody asks for anything are at work in PostgreSQL all the time, and cannot be paused")
 }
 
 // busySessions are the sessions of all databases, but ours, that are in the middle of something.
@@ -58,5 +58,9 @@ func (s *server) pause(yes bool) {
 		return
 	}
 	s.paused = yes
-	_ = s.cmd.Process.Signal(map[bool]syscall.Signal{true: syscall.SIGSTOP, false: syscall.SIGCONT}[yes])
+	signal := syscall.SIGCONT
+	if yes {
+		signal = syscall.SIGSTOP
+	}
+	_ = s.cmd.Process.Signal(signal) // it may have ended
 }

@@ -57,10 +57,10 @@ func (w *world) floorArm(p floorPoint) arm {
 }
 
 // sweepFloor tries every way, batch and number of connections, each for the window, and then
-// those again, for twice as long, that may be the best of a kind (a floorPoint as bestFloor
-// has it). It says what each carried: the finalists, the best first, and then the others. It
-// is done once a run; the best are then measured in turns with the other arms.
-func (w *world) sweepFloor(ctx context.Context, shape load.Shape, sizes floorSizes, window time.Duration, kinds ...floorPoint) ([]floorPoint, error) {
+// those again, for twice as long, that may be the best of a kind. It says what each carried:
+// the finalists, the best first, and then the others. It is done once a run; the best are then
+// measured in turns with the other arms.
+func (w *world) sweepFloor(ctx context.Context, shape load.Shape, sizes floorSizes, window time.Duration, kinds ...floorKind) ([]floorPoint, error) {
 	var all []floorPoint
 	start := time.Now()
 	for _, p := range sizes.ways() {
@@ -97,7 +97,7 @@ func (s floorSizes) ways() (all []floorPoint) {
 }
 
 // finals divides a sweep, the best first, into the finalists of each kind and the others.
-func finals(all, kinds []floorPoint) (in, out []floorPoint) {
+func finals(all []floorPoint, kinds []floorKind) (in, out []floorPoint) {
 	left := make([]int, len(kinds))
 	for i := range left {
 		left[i] = finalists
@@ -105,7 +105,7 @@ func finals(all, kinds []floorPoint) (in, out []floorPoint) {
 	for _, p := range all {
 		wanted := false
 		for i, kind := range kinds {
-			if p.is(kind.Way, kind.Batch) && left[i] > 0 {
+			if p.is(kind) && left[i] > 0 {
 				left[i]--
 				wanted = true
 			}
@@ -119,9 +119,8 @@ func finals(all, kinds []floorPoint) (in, out []floorPoint) {
 	return in, out
 }
 
-// is says whether it is of that way and batch; "" and 0 stand for any.
-func (p floorPoint) is(way string, batch int) bool {
-	return (way == "" || p.Way == way) && (batch == 0 || p.Batch == batch)
+func (p floorPoint) is(k floorKind) bool {
+	return (k.way == "" || p.Way == k.way) && (k.batch == 0 || p.Batch == k.batch)
 }
 
 // tryFloor measures one way for a moment, once more.
@@ -144,9 +143,9 @@ func sorted(all []floorPoint) []floorPoint {
 // limit is the best of a sweep: what PostgreSQL takes.
 func limit(all []floorPoint) floorPoint { return all[0] }
 
-// bestFloor is the best of a sweep with this way and batch; "" and 0 stand for any.
-func bestFloor(all []floorPoint, way string, batch int) (p floorPoint, ok bool) {
-	i := slices.IndexFunc(all, func(p floorPoint) bool { return p.is(way, batch) })
+// bestFloor is the best of a sweep that is of a kind.
+func bestFloor(all []floorPoint, k floorKind) (p floorPoint, ok bool) {
+	i := slices.IndexFunc(all, func(p floorPoint) bool { return p.is(k) })
 	if i < 0 {
 		return p, false
 	}

@@ -19,7 +19,7 @@ func TestTheBestOfASweepIsFound(t *testing.T) {
 	all := points("copy 1000 4", "unnest 1000 2", "copy 100 4", "unnest 100 4")
 	f := func(way string, batch int, want string) {
 		t.Helper()
-		p, ok := bestFloor(all, way, batch)
+		p, ok := bestFloor(all, floorKind{way: way, batch: batch})
 		if ok != (want != "") || ok && p.String() != want {
 			t.Fatalf("%q, %d: %v, %v", way, batch, p, ok)
 		}

@@ -114,7 +114,7 @@ func (c *Curve) section() section {
 
 // slot gives each arm its looks, in all charts.
 func slot(series string) int {
-	return max(0, slices.Index(slices.Concat(armNames, []string{armExternal, armHello}, floorNames), series))
+	return max(0, slices.Index(slices.Concat(armNames, []string{armExternal, armHello, armUnnest, armHundred, armCapacity}), series))
 }
 
 // charts are the plots of a curve.
@@ -219,7 +219,7 @@ func atPercentile(curve []load.Point, q float64) (micros float64, ok bool) {
 func (c *Curve) chart(title, y string, floors bool, f figure) *chart {
 	ch := &chart{Title: title, X: c.X, Y: y, Labels: c.Labels}
 	for _, arm := range c.arms() {
-		floor := slices.Contains(floorNames, arm) // has no x: a line across
+		floor := isFloor(arm) // has no x: a line across
 		if floor && !floors {
 			continue
 		}
@@ -234,7 +234,7 @@ func (c *Curve) chart(title, y string, floors bool, f figure) *chart {
 func (c *Curve) ratioChart() *chart {
 	ch := &chart{Title: "Messages: /push over another arm", X: c.X, Y: "times as many", Labels: c.Labels}
 	for _, arm := range c.arms() {
-		if arm != armLoop && !slices.Contains(floorNames, arm) {
+		if arm != armLoop && !isFloor(arm) {
 			ch.add("push / "+arm, slot(arm), c, func(point int) []float64 { return c.ratio(rateOf, arm, point) })
 		}
 	}

@@ -179,14 +179,16 @@ const producersMax = 32
 // the begin of its push, of those that found the consumer parked; all from when its push was
 // due, of every one.
 func (p *producer) toParked(ctx context.Context, auto bool, ends, all *hdrhistogram.Histogram) error {
-	began, due := make([]time.Time, p.n), make([]time.Time, p.n)
-	var mu sync.Mutex // guards began, due and latency
+	began := make([]time.Time, p.n)
+	var mu sync.Mutex // guards began and latency
 	heard := make(chan error, 1)
 	consumer, err := load.Dial(ctx, p.addr)
 	if err != nil {
 		return err
 	}
 	defer consumer.Close()
+	start := time.Now().Add(100 * time.Millisecond) // the consumer is parked by then
+	due := func(i int) time.Time { return start.Add(time.Duration(i) * p.every) }
 	go func() {
 		pop := load.Pop{Queue: p.queue, Batch: 1, AutoAck: auto, Wait: true, TimeoutMs: 20000}
 		request := pop.Request(p.addr)
@@ -205,7 +207,7 @@ func (p *producer) toParked(ctx context.Context, auto bool, ends, all *hdrhistog
 				if asked.Before(began[i]) { // else it was not parked, but behind
 					load.Record(ends, now.Sub(began[i]))
 				}
-				load.Record(all, now.Sub(due[i]))
+				load.Record(all, now.Sub(due(i)))
 				mu.Unlock()
 				err = p.ack(consumer, auto, body)
 			}
@@ -225,18 +227,15 @@ func (p *producer) toParked(ctx context.Context, auto bool, ends, all *hdrhistog
 		defer c.Close()
 		free <- c
 	}
-	time.Sleep(100 * time.Millisecond) // the consumer is parked
 	var pushes sync.WaitGroup
 	errs := make(chan error, p.n)
-	start := time.Now()
 	for i := range p.n {
-		at := start.Add(time.Duration(i) * p.every)
-		time.Sleep(time.Until(at))
+		time.Sleep(time.Until(due(i)))
 		request := p.push(i)
 		select {
 		case c := <-free:
 			mu.Lock()
-			began[i], due[i] = time.Now(), at
+			began[i] = time.Now()
 			mu.Unlock()
 			pushes.Go(func() {
 				_, err := c.Do(request)
