@@ -84,7 +84,7 @@ func TestAStrangerOnThePort(t *testing.T) {
 		_ = pretend(c, nil, "current_setting('transaction_read_only')")
 	})
 	f("statements refused", "42704", "", func(c net.Conn) {
-		_ = pretend(c, checkRow, "FOR NO KEY UPDATE")
+		_ = pretend(c, checkRow, "INSERT INTO queen.messages")
 	})
 	for _, setting := range []string{"default_transaction_read_only", "in_hot_standby"} {
 		f(setting+" since it was asked", "read-only", "", func(c net.Conn) {

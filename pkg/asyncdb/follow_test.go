@@ -335,7 +335,7 @@ func TestWhatFollowsIsDurable(t *testing.T) {
 		return nil
 	}
 	r.serve()
-	if got := names[len(names)-1]; !slices.Equal(got, []string{pushAfter, durable, "push_lock", "push_insert"}) {
+	if got := names[len(names)-1]; !slices.Equal(got, []string{pushAfter, durable, "push_plan", "push_insert"}) {
 		t.Error(got)
 	}
 }
@@ -383,7 +383,7 @@ func TestAFailureAfterwardsIsNotVoid(t *testing.T) {
 	r, _, _ := twoInFlight(t)
 	r.serve()
 	c := r.push("q/p0/c-0")
-	r.pg.fail = failOf("push_lock", "40001", 1)
+	r.pg.fail = failOf("push_insert", "40001", 1)
 	r.pass()
 	r.serve()
 	if r.store.state != resting {

@@ -470,10 +470,17 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 			}
 		}
 		return done("SELECT 1", [][]byte{int8(len(elements(params[0])))})
+	case "push_plan":
+		return done("SELECT 1", [][]byte{[]byte("off"), []byte("off"), []byte("off")})
 	case "push_insert":
-		parts, ids, transactions := elements(params[3]), elements(params[5]), elements(params[6])
+		heads, parts, ids, transactions := elements(params[0]), elements(params[3]), elements(params[5]), elements(params[6])
+		for _, id := range heads {
+			if s.locks(id) != 0 {
+				return nil, refusalOf("ERROR", "55P03")
+			}
+		}
 		for i := range parts {
-			m := message{queue.UUID(parts[i]), string(transactions[i])}
+			m := message{queue.UUID(heads[binary.BigEndian.Uint32(parts[i])-1]), string(transactions[i])}
 			if code := s.poison[m.transaction]; code != "" {
 				return nil, refusalOf("ERROR", code)
 			}

@@ -665,10 +665,10 @@ func TestATransactionThatWasGivenBackIsNotTouched(t *testing.T) {
 	}
 	*late = Op{}
 	b.Row(2, [][]byte{int8Value(7)})
-	b.Tag(pushInsert, 1)
+	b.Tag(b.push.gather.insert, 1)
 	b.StepDone(nil, 0)
-	expectStep(t, b, pushing)
-	b.Tag(pushInsert, 1)
+	expectStep(t, b, "push_lock push_insert")
+	b.Tag(b.push.gather.insert, 1)
 	b.StepDone(nil, 0)
 	if b.Step(0) != nil || other.Fault.Code != OK || other.Items[0].Status != Queued || len(late.Freed) != 0 || late.Fault.Code != OK {
 		t.Errorf("%+v, %+v", other.Fault, late)

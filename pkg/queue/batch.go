@@ -163,7 +163,7 @@ func (b *Batch) Step(now time.Duration) []Statement {
 			return b.winners()
 		default:
 			b.kind = pushStep
-			return b.push()
+			return b.push(b.c.locksFirst())
 		}
 	}
 	b.kind = noStep
@@ -186,7 +186,7 @@ func (b *Batch) Row(stmt int, values [][]byte) {
 // Tag takes the row count of statement #stmt's CommandComplete.
 func (b *Batch) Tag(stmt int, rows int64) {
 	switch {
-	case b.kind == pushStep && stmt == pushInsert:
+	case b.kind == pushStep && stmt == b.gather.insert:
 		b.gather.stored = rows
 	case b.kind == resolveStep && stmt == resolveHeads:
 		b.gather.made = rows
@@ -245,8 +245,13 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 		if class == ClassUnknown && kind == pushStep {
 			b.maybeStored(g)
 		}
-		if kind == pushStep && err.Code == lockNotAvailable {
-			g.waited, g.asked = true, false
+		if kind == pushStep {
+			switch err.Code {
+			case lockNotAvailable:
+				g.waited, g.asked = true, false
+			case deadlockDetected:
+				b.h.lockFirst = lockFirstBatches
+			}
 		}
 		if v.After = b.retry(g.lo, g.hi, now, "PostgreSQL could not store the messages", err); v.After > 0 {
 			v.Action = Wait
@@ -306,6 +311,7 @@ func (b *Batch) endGroup() {
 	if !g.met && b.h.storm > 0 {
 		b.h.storm--
 	}
+	b.h.lockFirst = max(0, b.h.lockFirst-1)
 	b.groups = b.groups[:len(b.groups)-1]
 }
 

@@ -97,12 +97,12 @@ func TestRetriesWaitLongerEachTimeAndEnd(t *testing.T) {
 	s.done(s.step(resolving))
 	for _, after := range []time.Duration{10, 30, 90} {
 		s.step(pushing)
-		s.expect(s.fail("40P01"), Verdict{Wait, after * time.Millisecond, ClassRetry})
+		s.expect(s.fail("40001"), Verdict{Wait, after * time.Millisecond, ClassRetry})
 	}
 	s.step(pushing)
-	s.expect(s.fail("40P01"), Verdict{Continue, 0, ClassRetry})
+	s.expect(s.fail("40001"), Verdict{Continue, 0, ClassRetry})
 	s.step("")
-	s.expect(op.Fault, Fault{Unavailable, "PostgreSQL could not store the messages, try 4 ended with: no (40P01)"})
+	s.expect(op.Fault, Fault{Unavailable, "PostgreSQL could not store the messages, try 4 ended with: no (40001)"})
 }
 
 func TestARetryThatWouldEndAfterTheDeadlineIsNotMade(t *testing.T) {
@@ -111,7 +111,7 @@ func TestARetryThatWouldEndAfterTheDeadlineIsNotMade(t *testing.T) {
 	op.Deadline, patient.Deadline = 10*time.Millisecond, 11*time.Millisecond
 	s.done(s.step(resolving))
 	s.step(pushing)
-	s.expect(s.fail("40P01"), Verdict{Wait, 10 * time.Millisecond, ClassRetry})
+	s.expect(s.fail("40001"), Verdict{Wait, 10 * time.Millisecond, ClassRetry})
 	s.done(s.step(pushing))
 	s.step("")
 	s.expect(op.Fault.Code, Unavailable)
@@ -251,10 +251,10 @@ func TestAPushThatIsGivenUpSaysWhetherItMayBeStored(t *testing.T) {
 			s.fail(code)
 		}
 	}
-	f("PostgreSQL could not store the messages, try 4 ended with: no (40P01)", func(*Op) { tries("40P01") })
-	f("PostgreSQL could not store the messages, try 4 ended with: no (40P01)"+maybe, func(*Op) {
+	f("PostgreSQL could not store the messages, try 4 ended with: no (40001)", func(*Op) { tries("40001") })
+	f("PostgreSQL could not store the messages, try 4 ended with: no (40001)"+maybe, func(*Op) {
 		lost()
-		tries("40P01")
+		tries("40001")
 	})
 	f("PostgreSQL could not store the messages, try 1 ended with: no (40003)"+maybe, func(op *Op) {
 		op.Deadline = 1
@@ -296,10 +296,10 @@ func TestAPushThatIsGivenUpSaysWhetherItMayBeStored(t *testing.T) {
 	s.fail("22021")
 	lost()
 	s.done(s.step(pushing))
-	tries("40P01")
+	tries("40001")
 	s.step("")
 	s.expect(statuses(a), "q")
-	s.expect(b.Fault.Message, "PostgreSQL could not store the messages, try 4 ended with: no (40P01)")
+	s.expect(b.Fault.Message, "PostgreSQL could not store the messages, try 4 ended with: no (40001)")
 }
 
 // PostgreSQL may report a duplicate that is gone when we look for it (somebody deletes
@@ -399,7 +399,7 @@ func TestALargeBatchGivesItsMemoryBack(t *testing.T) {
 	item := `{"queue":"q","payload":"` + strings.Repeat("x", 1000) + `"},`
 	op := s.add(`{"items":[` + strings.TrimSuffix(strings.Repeat(item, rowsKeptMax+1), ",") + `]}`)
 	s.step(pushing)
-	s.b.Tag(pushInsert, rowsKeptMax+1)
+	s.b.Tag(s.b.gather.insert, rowsKeptMax+1)
 	s.b.StepDone(nil, 0)
 	s.step("")
 	s.expect(op.Items[rowsKeptMax].Status, Queued)

@@ -30,7 +30,16 @@ type Config struct {
 
 // Prepared are the statements that are worth preparing on a connection; all others are
 // sent unnamed.
-func (c *Config) Prepared() []string { return []string{"push_lock", c.insert()} }
+func (c *Config) Prepared() []string {
+	if c.locksFirst() {
+		return []string{"push_lock", c.insert()}
+	}
+	return []string{"push_plan", c.insert()}
+}
+
+// locksFirst says that a push depends on more than the heads, and so has to lock them before
+// it reads that.
+func (c *Config) locksFirst() bool { return c.Sealer != nil }
 
 // insert is the statement that stores messages.
 func (c *Config) insert() string {

@@ -26,8 +26,11 @@ var classNames = [...]string{"none", "away", "data", "retry", "unknown", "lost",
 // String is a word for logs and metrics.
 func (c Class) String() string { return classNames[c] }
 
-// lockNotAvailable is the SQLSTATE of a lock that was waited for as long as lock_timeout says.
-const lockNotAvailable = "55P03"
+// SQLSTATEs of locks.
+const (
+	lockNotAvailable = "55P03" // one was waited for as long as lock_timeout says
+	deadlockDetected = "40P01"
+)
 
 // states says what single SQLSTATEs mean to us, where it differs from their class.
 var states = map[string]Class{
@@ -42,7 +45,7 @@ var states = map[string]Class{
 	"0A000": ClassLost, // "cached plan must not change result type"
 
 	"40001":          ClassRetry,
-	"40P01":          ClassRetry,
+	deadlockDetected: ClassRetry,
 	"40003":          ClassUnknown,
 	lockNotAvailable: ClassRetry,
 	"57014":          ClassRetry,

@@ -55,7 +55,7 @@ func ExampleBatch() {
 	// push_partitions
 	// push_heads
 	// push_ids
-	// push_lock
+	// push_plan
 	// push_insert
 	// true 00000000-0000-0000-0000-000000000007
 }

@@ -16,6 +16,7 @@ type Hints struct {
 	bytesMax   int
 	marks      uint64 // the last mark given
 	storm      int    // so many batches more ask for winners first
+	lockFirst  int    // so many batches more lock the heads before they move them
 	made       int64  // partitions that we made since the last analyze
 	analyzeAt  int64  // and at so many it is time for another one
 	scratch    []byte
@@ -51,6 +52,10 @@ const (
 // stormBatches is how many batches ask for the winners first after one has met a
 // duplicate: else each of them would be rolled back once before it asks.
 const stormBatches = 64
+
+// lockFirstBatches is how many batches lock the heads before they move them after a push has
+// met a deadlock: then they were not moved in their order, by whatever plan.
+const lockFirstBatches = 1000
 
 // analyzeFirst is how many partitions are made before their table is analyzed, which is
 // done again whenever as many were made as there were.

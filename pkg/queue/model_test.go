@@ -168,7 +168,7 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 	}
 	number := func(e []byte) int { return int(int32(binary.BigEndian.Uint32(e))) }
 	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
-	if st.Unnamed != (st.Name != "push_lock" && st.Name != "push_insert" && st.Name != "push_insert_sealed") {
+	if st.Unnamed != (st.Name != "push_plan" && st.Name != "push_lock" && st.Name != "push_insert" && st.Name != "push_insert_sealed") {
 		t.Fatalf("%s: unnamed %v", st.Name, st.Unnamed)
 	}
 	switch st.Name {
@@ -219,7 +219,7 @@ func (m *model) statement(t failer, st Statement) (r reply, _ *SQLError) {
 			r.rows = append(r.rows, [][]byte{int8(i + 1), id[:], flag})
 		}
 		slices.Reverse(r.rows) // no order is promised
-	case "push_analyze":
+	case "push_analyze", "push_plan":
 	case "push_lock":
 		for _, id := range ids(0) {
 			if m.held[id] != 0 {
@@ -270,10 +270,22 @@ func (m *model) insert(t failer, st Statement, ids func(int) []UUID, texts func(
 			}
 		}
 	}
-	partitions, ranks, messages, transactions := ids(3), elements(t, st.Params[4], oidInt4), ids(5), texts(6)
+	for _, id := range heads {
+		if m.held[id] != 0 { // moving a head locks it
+			return r, &SQLError{Code: "55P03", Message: "canceling statement due to lock timeout"}
+		}
+	}
+	var partitions []UUID
+	for _, e := range elements(t, st.Params[3], oidInt4) {
+		partitions = append(partitions, heads[number(e)-1])
+	}
+	ranks, messages, transactions := elements(t, st.Params[4], oidInt4), ids(5), texts(6)
 	traces, payloads, sealed, producers := elements(t, st.Params[7], oidUUID), texts(8), elements(t, st.Params[9], oidBool), elements(t, st.Params[10], oidText)
 	n, at := len(partitions), 0
-	if len(ranks) != n || len(messages) != n || len(transactions) != n || len(traces) != n || len(payloads) != n || len(sealed) != n || len(producers) != n {
+	if len(sealed) == 0 { // none is
+		sealed = slices.Repeat([][]byte{{0}}, n)
+	}
+	if len(ranks) != n || len(messages) != n || len(transactions) != n || len(payloads) != n || len(sealed) != n || len(traces) != 0 && len(traces) != n || len(producers) != 0 && len(producers) != n {
 		t.Fatalf("columns of different length")
 	}
 	for i, head := range heads {

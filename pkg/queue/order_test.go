@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,15 +42,16 @@ func change(statements func(string) string, name, from, to string) func(string) 
 	}
 }
 
-// withoutLock are the statements with both locks taken out, the one that is asked for and
-// the one that comes with moving the heads: those are only read.
+// withoutLock are the statements without the lock that comes with moving the heads: those are
+// only read.
 func withoutLock() func(string) string {
 	text := schema.Statement("push_insert")
 	from, to := strings.Index(text, "UPDATE queen.partition_lookup"), strings.Index(text, "\nINSERT")
-	return change(change(nil, "push_lock", "FOR NO KEY UPDATE", ""), "push_insert", text[from:to],
+	return change(nil, "push_insert", text[from:to],
 		`SELECT h.partition_id, h.seq, g.n, g.last, greatest(clock_timestamp(), h.last_message_created_at + interval '1 microsecond') AS ts
 		   FROM queen.partition_lookup h
-		   JOIN (SELECT unnest($1::uuid[]) AS part, unnest($2::int4[]) AS n, unnest($3::uuid[]) AS last) g ON h.partition_id = g.part)`)
+		   JOIN (SELECT unnest($1::uuid[]) AS part, unnest($2::int4[]) AS n, unnest($3::uuid[]) AS last) g ON h.partition_id = g.part),
+		moved AS MATERIALIZED (SELECT count(*) = cardinality($1) AS whole, array_agg(seq ORDER BY partition_id) AS seq, array_agg(ts ORDER BY partition_id) AS ts FROM l)`)
 }
 
 const pauseKey = 7
@@ -181,6 +183,83 @@ func TestWithoutTheLockAMessageIsLostBehindTheCursor(t *testing.T) {
 	if missed := overtaking(t, withoutLock(), false); len(missed) != 1 {
 		t.Errorf("a consumer misses %q, and should miss the message that was overtaken", missed)
 	}
+}
+
+// Two batches that lock the same heads in different orders wait for each other. What is
+// locked while one head in the middle is waited for says the order, however few heads there
+// are, in whatever order they lie on disk, and whenever the plan was made.
+func TestHeadsAreLockedInOneOrderWhateverThePlan(t *testing.T) {
+	db := database(t)
+	for _, n := range []int{2, 3, 5, 8, 20, 60, 200} {
+		for _, analyzed := range []bool{false, true} {
+			query(t, db, `DELETE FROM queen.queues`)
+			s := newStore(t, db)
+			var items []string
+			for p := range n {
+				items = append(items, fmt.Sprintf(`{"queue":"q","partition":"%d"}`, p))
+			}
+			body := `{"items":[` + strings.Join(items, ",") + `]}`
+			s.push(body)
+			query(t, db, `DO $$ DECLARE head uuid; BEGIN
+				FOR head IN SELECT partition_id FROM queen.partition_lookup ORDER BY 1 DESC LOOP
+					UPDATE queen.partition_lookup SET tail_seq = tail_seq WHERE partition_id = head;
+				END LOOP; END $$`)
+			if analyzed {
+				query(t, db, `ANALYZE queen.partition_lookup`)
+			}
+			for range 6 { // PostgreSQL settles on a generic plan
+				s.push(body)
+			}
+
+			heads := query(t, db, `SELECT partition_id FROM queen.partition_lookup ORDER BY 1`)
+			holder := newStore(t, db).conn
+			must := func(sql string) {
+				t.Helper()
+				if _, err := holder.Exec(t.Context(), sql).ReadAll(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			must(`BEGIN; SELECT FROM queen.partition_lookup WHERE partition_id = '` + heads[n/2] + `' FOR NO KEY UPDATE`)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				s.push(body)
+			}()
+			eventually(t, db, fmt.Sprintf(`SELECT wait_event_type FROM pg_stat_activity WHERE pid = %d`, s.conn.PID()), "Lock")
+			free := query(t, db, `SELECT partition_id FROM (SELECT * FROM queen.partition_lookup FOR UPDATE SKIP LOCKED) f ORDER BY 1`)
+			must(`ROLLBACK`)
+			<-ended
+			if want := heads[n/2+1:]; !slices.Equal(free, want) {
+				t.Errorf("of %d heads (analyzed %v) that at %d is waited for, and %d behind it are free, want %d", n, analyzed, n/2, len(free), len(want))
+			}
+		}
+	}
+	consistent(t, db)
+}
+
+// A push that waits for a head reads it as its holder leaves it.
+func TestAPushGoesOnFromWhatTheLocksLastHolderHasCommitted(t *testing.T) {
+	db := database(t)
+	s, other := newStore(t, db), newStore(t, db)
+	body := `{"items":[{"queue":"q","partition":"a"},{"queue":"q","partition":"b"},{"queue":"q","partition":"a"},{"queue":"gone"}]}`
+	s.push(body)
+	if _, err := other.conn.Exec(t.Context(), `BEGIN; UPDATE queen.partition_lookup SET seq = seq + 40, last_message_created_at = now() + interval '1 hour';
+		DELETE FROM queen.queues WHERE name = 'gone'`).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan []*Op, 1)
+	s.steps = nil
+	go func() { done <- s.push(body) }()
+	eventually(t, db, fmt.Sprintf(`SELECT wait_event_type FROM pg_stat_activity WHERE pid = %d`, s.conn.PID()), "Lock")
+	if _, err := other.conn.Exec(t.Context(), `COMMIT`).ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	expectStatuses(t, <-done, "qqqq")
+	s.expectSteps(pushing, resolving, pushing) // the queue that was deleted under it is made again
+	expect(t, db, `SELECT l.queue_name, p.name, l.seq, l.last_message_created_at > now() + interval '59 minutes', (l.last_message_id, l.last_message_created_at, l.updated_at, l.seq)
+		= (SELECT m.id, m.created_at, m.created_at, m.seq FROM queen.messages m WHERE m.partition_id = l.partition_id ORDER BY m.created_at DESC, m.id DESC LIMIT 1)
+		FROM queen.partition_lookup l JOIN queen.partitions p ON p.id = l.partition_id ORDER BY 1, 2`,
+		"gone|Default|1|f|t", "q|a|44|t|t", "q|b|42|t|t")
 }
 
 // Many stores as they are in real life, and consumers that follow.

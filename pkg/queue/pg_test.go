@@ -357,7 +357,8 @@ func (s *store) expectSteps(want ...string) {
 
 const (
 	resolving = "push_queues push_partitions push_heads push_ids"
-	pushing   = "push_lock push_insert"
+	pushing   = "push_plan push_insert"
+	locking   = "push_lock push_insert_sealed"
 	asking    = "push_winners"
 )
 
@@ -557,7 +558,7 @@ func TestAQueueThatIsDeletedAllTheTimeIsUnavailableAndItsNeighboursAreNot(t *tes
 	s := newStore(t, db)
 	s.push(`{"items":[{"queue":"a"},{"queue":"b"}]}`)
 	s.before = func(step []Statement) outcome {
-		if step[0].Name == "push_lock" {
+		if step[0].Name == "push_plan" {
 			query(t, db, `DELETE FROM queen.queues WHERE name = 'a'`)
 		}
 		return deliver
@@ -674,7 +675,7 @@ func TestJSONBColumns(t *testing.T) {
 	s := newStore(t, db)
 	s.config = &Config{PayloadJSONB: true}
 	expectStatuses(t, s.push(`{"items":[{"queue":"q","payload":{"b":1,"a":[1.50,"\u00e9"]}},{"queue":"q","payload":1e400},{"queue":"q"}]}`), "qqq")
-	s.expectSteps(resolving, "push_lock push_insert_jsonb")
+	s.expectSteps(resolving, "push_plan push_insert_jsonb")
 	expect(t, db, `SELECT left(payload::text, 25) FROM queen.messages ORDER BY created_at, id`, `{"a": [1.50, "é"], "b": 1`, `1000000000000000000000000`, `null`)
 	consistent(t, db)
 }
@@ -728,8 +729,7 @@ func TestPlansFollowTheNumberOfPartitions(t *testing.T) {
 		t.Errorf("statements were planned anew: %s custom plans, %s before", after, before)
 	}
 	for name, args := range map[string]string{
-		"push_lock": `'{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}'`,
-		"push_insert": `'{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{1}','{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{1}',
+		"push_insert": `'{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{1}','{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{1}','{1}',
 			'{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}','{t}','{NULL}','{1}','{f}','{NULL}'`,
 	} {
 		results, err := s.conn.Exec(t.Context(), "EXPLAIN EXECUTE "+name+"("+args+")").ReadAll()
@@ -878,7 +878,7 @@ func TestPayloadsOfEncryptedQueues(t *testing.T) {
 	s.steps = nil
 	query(t, db, `UPDATE queen.queues SET encryption_enabled = NOT encryption_enabled`)
 	expectStatuses(t, s.push(`{"items":[{"queue":"open","transactionId":"4","payload":4}]}`, `{"items":[{"queue":"secret","transactionId":"4","payload":4}]}`), "q", "q")
-	s.expectSteps("push_lock push_insert_sealed", resolving, "push_lock push_insert_sealed")
+	s.expectSteps(locking, resolving, locking)
 	rows = query(t, db, `SELECT payload, is_encrypted FROM queen.messages WHERE transaction_id = '4' ORDER BY is_encrypted`)
 	if len(rows) != 2 || rows[0] != "4|f" || !strings.HasSuffix(rows[1], "|t") || unseal(t, []byte(strings.TrimSuffix(rows[1], "|t"))) != "4" {
 		t.Errorf("%q", rows)

@@ -13,9 +13,6 @@ const (
 	resolvePartitions
 	resolveHeads
 	resolveIDs
-
-	pushLock   = 0
-	pushInsert = 1
 )
 
 // gathering is what is left to do for the group at work, made anew for each step from
@@ -28,6 +25,7 @@ type gathering struct {
 	heads    []head  // the distinct partitions of rows, sorted
 
 	seen   []int32 // hash table: 1 + index into rows by (partition, transaction)
+	insert int     // the place of push_insert in its step
 	stored int64   // rows, as push_insert's tag says
 	made   int64   // heads, as push_heads's tag says
 }
@@ -398,10 +396,11 @@ func (b *Batch) winnersFound(g *group) {
 	}
 }
 
-// push stores the rows. The lock is a statement of its own, so that the insert reads
-// what the lock's last holder has committed: a statement sees what was there when it
-// began (manual, "Read Committed Isolation Level").
-func (b *Batch) push() []Statement {
+// push stores the rows. The heads are locked by being moved, in their order, as push_plan
+// has it; or first, by a statement of its own, where what is inserted depends on more than
+// the heads: a statement sees what was there when it began, and of the rows that it has
+// waited for what they are then (manual, "Read Committed Isolation Level").
+func (b *Batch) push(lockFirst bool) []Statement {
 	g := &b.gather
 	g.stored = 0
 	b.begin(pushParams)
@@ -422,33 +421,41 @@ func (b *Batch) push() []Statement {
 	b.appendQueues()
 
 	n = len(g.rows)
-	traces, producers := false, false
+	traces, seals, producers := 0, 0, 0 // rows that have one
 	for i := range g.rows {
 		it := b.itemOf(&g.rows[i])
-		traces, producers = traces || !it.HasTrace, producers || it.ProducerSub == nil
+		if it.HasTrace {
+			traces++
+		}
+		if b.sealed(g.rows[i].at) {
+			seals++
+		}
+		if it.ProducerSub != nil {
+			producers++
+		}
 	}
-	p[rowPartition] = array(p[rowPartition], oidUUID, n, false)
+	p[rowHead] = array(p[rowHead], oidInt4, n, false)
 	p[rowRank] = array(p[rowRank], oidInt4, n, false)
 	p[rowID] = array(p[rowID], oidUUID, n, false)
 	p[rowTransaction] = array(p[rowTransaction], oidText, n, false)
-	p[rowTrace] = array(p[rowTrace], oidUUID, n, traces)
+	p[rowTrace] = array(p[rowTrace], oidUUID, allOrNone(n, traces), traces < n)
 	p[rowPayload] = array(p[rowPayload], oidText, n, false)
-	p[rowSealed] = array(p[rowSealed], oidBool, n, false)
-	p[rowProducer] = array(p[rowProducer], oidText, n, producers)
-	rank := 0
+	p[rowSealed] = array(p[rowSealed], oidBool, allOrNone(n, seals), false)
+	p[rowProducer] = array(p[rowProducer], oidText, allOrNone(n, producers), producers < n)
+	head, rank := 0, 0
 	for i := range g.rows {
 		r := &g.rows[i]
 		it := b.itemOf(r)
-		if rank++; i > 0 && g.rows[i-1].partition != r.partition {
-			rank = 1
+		if rank++; i == 0 || g.rows[i-1].partition != r.partition {
+			head, rank = head+1, 1
 		}
-		p[rowPartition] = uuidElement(p[rowPartition], &r.partition)
+		p[rowHead] = int4Element(p[rowHead], head)
 		p[rowRank] = int4Element(p[rowRank], rank)
 		p[rowID] = uuidElement(p[rowID], &r.id)
 		p[rowTransaction] = element(p[rowTransaction], it.TransactionID)
 		if it.HasTrace {
 			p[rowTrace] = uuidElement(p[rowTrace], &it.TraceID)
-		} else {
+		} else if traces > 0 {
 			p[rowTrace] = nullElement(p[rowTrace])
 		}
 		sealed := b.sealed(r.at)
@@ -457,21 +464,38 @@ func (b *Batch) push() []Statement {
 		} else {
 			p[rowPayload] = element(p[rowPayload], it.Payload)
 		}
-		p[rowSealed] = boolElement(p[rowSealed], sealed)
+		if seals > 0 {
+			p[rowSealed] = boolElement(p[rowSealed], sealed)
+		}
 		if it.ProducerSub != nil {
 			p[rowProducer] = element(p[rowProducer], it.ProducerSub)
-		} else {
+		} else if producers > 0 {
 			p[rowProducer] = nullElement(p[rowProducer])
 		}
 	}
 
-	b.statement("push_lock", headPartition)
+	if !lockFirst {
+		b.statement("push_plan") // also where the lock comes first only now: a plan is kept
+	}
+	if lockFirst || b.h.lockFirst > 0 {
+		b.statement("push_lock", headPartition)
+	}
+	g.insert = len(b.stmts)
 	if b.c.Sealer == nil {
 		b.statement(b.c.insert(), plainParams[:]...)
 	} else {
 		b.statement(b.c.insert(), sealedParams[:]...)
 	}
 	return b.stmts
+}
+
+// allOrNone is how long an array for n rows is of which some have what it is for, and most
+// have not: without any it is empty.
+func allOrNone(n, some int) int {
+	if some == 0 {
+		return 0
+	}
+	return n
 }
 
 // IsLast says that nothing is left to do when the step that Step has returned last is
@@ -484,7 +508,7 @@ const (
 	headPartition = iota
 	headCount
 	headLast
-	rowPartition
+	rowHead
 	rowRank
 	rowID
 	rowTransaction
@@ -499,9 +523,9 @@ const (
 
 var (
 	plainParams = [...]int{headPartition, headCount, headLast,
-		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer}
+		rowHead, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer}
 	sealedParams = [...]int{headPartition, headCount, headLast,
-		rowPartition, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer, queueName, queueSealed}
+		rowHead, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer, queueName, queueSealed}
 )
 
 // sealed says whether the payloads for a partition are sent encrypted.

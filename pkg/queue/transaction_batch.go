@@ -259,7 +259,7 @@ func (b *TransactionBatch) commit(op *Op) []Statement {
 	b.stmts = b.stmts[:0]
 	b.pushing = len(p.gather.rows) > 0
 	if b.pushing {
-		b.stmts = append(b.stmts, p.push()...)
+		b.stmts = append(b.stmts, p.push(true)...)
 	}
 	if dead := w.changesParams(); len(w.writes) > 0 || dead > 0 {
 		b.stmts = append(b.stmts, w.transact(dead)...)
@@ -305,7 +305,7 @@ func (w *ackWork) transact(dead int) []Statement {
 // PreparedTransaction are the statements of a TransactionBatch that are worth preparing on
 // a connection.
 func (c *Config) PreparedTransaction() []string {
-	return append(c.Prepared(), "pop_plan", "ack_groups", "transaction_write")
+	return []string{"push_lock", c.insert(), "pop_plan", "ack_groups", "transaction_write"}
 }
 
 // Row takes one DataRow of statement #stmt of this step.
@@ -328,7 +328,7 @@ func (b *TransactionBatch) Row(stmt int, values [][]byte) {
 // Tag takes the row count of statement #stmt's CommandComplete.
 func (b *TransactionBatch) Tag(stmt int, rows int64) {
 	switch {
-	case b.kind == commitStep && b.pushing && stmt == pushInsert:
+	case b.kind == commitStep && b.pushing && stmt == b.push.gather.insert:
 		b.push.gather.stored = rows
 	case b.kind == placesStep && stmt == resolveHeads:
 		b.push.gather.made = rows

@@ -144,7 +144,7 @@ func pushOne(t testing.TB, conn *pgconn.PgConn, insert, queue, partition, id, tr
 		}
 		exec(t, conn, "push_lock", "{"+at+"}")
 		exec(t, conn, insert, "{"+at+"}", "{1}", "{"+id+"}",
-			"{"+at+"}", "{1}", "{"+id+"}", "{"+transaction+"}", "{NULL}", `{"{\"new\":1}"}`, "{f}", "{NULL}")
+			"{1}", "{1}", "{"+id+"}", "{"+transaction+"}", "{NULL}", `{"{\"new\":1}"}`, "{f}", "{NULL}")
 	}
 }
 
