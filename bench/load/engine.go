@@ -201,12 +201,12 @@ func (e *engine) send(k *conn, request []byte) {
 
 // write sends what the socket takes and keeps the rest.
 func (e *engine) write(k *conn, bytes []byte) {
-	n, err := unix.Write(k.fd, bytes)
+	n, err := writeNow(k.fd, bytes)
 	if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 		e.fail(k, err)
 		return
 	}
-	rest := bytes[max(n, 0):]
+	rest := bytes[n:]
 	if len(k.out) > 0 {
 		k.out = rest // bytes were k.out
 	} else if len(rest) > 0 {
@@ -233,7 +233,7 @@ func (k *conn) read() (a answer, n int, err error) {
 	if cap(k.in)-len(k.in) < readBytes/2 {
 		k.in = append(make([]byte, 0, 2*cap(k.in)), k.in...)
 	}
-	got, err := unix.Read(k.fd, k.in[len(k.in):cap(k.in)])
+	got, err := readNow(k.fd, k.in[len(k.in):cap(k.in)])
 	switch {
 	case err == unix.EAGAIN || err == unix.EINTR:
 		return a, 0, nil
