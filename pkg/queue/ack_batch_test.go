@@ -444,7 +444,7 @@ func transactionOf(t *testing.T, operations string) *Op {
 const (
 	anAck = `{"type":"ack","transactionId":"m1","partitionId":"00000000-0000-0000-0000-000000000001","leaseId":"L"}`
 	aPush = `{"type":"push","items":[{"queue":"q"}]}`
-	allOf = "push_lock push_insert pop_plan transaction_write"
+	allOf = lockFirst + " pop_plan transaction_write"
 )
 
 // toCommit brings a batch with one transaction, anAck and aPush, to its commit.
@@ -505,6 +505,18 @@ func TestWhatBecomesOfATransactionWhenPostgreSQLFails(t *testing.T) {
 	f("57P01", "", Away, allOf, "")
 	f("26000", "", Prepare, allOf, "")
 	f("22001", "", Continue, "", "m")
+
+	// Whom a transaction has met may have been a push that moved heads in another order.
+	for _, code := range []string{deadlockDetected, lockNotAvailable} {
+		h := NewHints(0, 0)
+		b := NewTransactionBatch(&Config{}, h)
+		b.Add(transactionOf(t, anAck+","+aPush))
+		toCommit(t, b)
+		b.StepDone(&SQLError{Code: code}, 0)
+		if h.lockFirst != lockFirstBatches {
+			t.Errorf("%s: %d batches lock first", code, h.lockFirst)
+		}
+	}
 
 	// In doubt, a refusal is no proof that nothing was done.
 	b := NewTransactionBatch(&Config{}, NewHints(0, 0))
@@ -667,7 +679,7 @@ func TestATransactionThatWasGivenBackIsNotTouched(t *testing.T) {
 	b.Row(2, [][]byte{int8Value(7)})
 	b.Tag(b.push.gather.insert, 1)
 	b.StepDone(nil, 0)
-	expectStep(t, b, "push_lock push_insert")
+	expectStep(t, b, lockFirst)
 	b.Tag(b.push.gather.insert, 1)
 	b.StepDone(nil, 0)
 	if b.Step(0) != nil || other.Fault.Code != OK || other.Items[0].Status != Queued || len(late.Freed) != 0 || late.Fault.Code != OK {

@@ -163,7 +163,7 @@ func (b *Batch) Step(now time.Duration) []Statement {
 			return b.winners()
 		default:
 			b.kind = pushStep
-			return b.push(b.c.locksFirst())
+			return b.push(false)
 		}
 	}
 	b.kind = noStep
@@ -246,11 +246,9 @@ func (b *Batch) StepDone(err *SQLError, now time.Duration) Verdict {
 			b.maybeStored(g)
 		}
 		if kind == pushStep {
-			switch err.Code {
-			case lockNotAvailable:
+			b.h.blocked(err.Code)
+			if err.Code == lockNotAvailable {
 				g.waited, g.asked = true, false
-			case deadlockDetected:
-				b.h.lockFirst = lockFirstBatches
 			}
 		}
 		if v.After = b.retry(g.lo, g.hi, now, "PostgreSQL could not store the messages", err); v.After > 0 {

@@ -36,6 +36,7 @@ func TestAPartitionThatASessionLocksHoldsUpNoOther(t *testing.T) {
 	}
 	a, b := `{"items":[{"queue":"q","partition":"a"}]}`, `{"items":[{"queue":"q","partition":"b"}]}`
 	const ofA = ` WHERE partition_id = (SELECT id FROM queen.partitions WHERE name = 'a')`
+	first := pushing
 	for _, sql := range []string{
 		"SELECT FROM queen.partition_lookup" + ofA + " FOR UPDATE",
 		"UPDATE queen.partition_lookup SET updated_at = now()" + ofA,
@@ -45,15 +46,16 @@ func TestAPartitionThatASessionLocksHoldsUpNoOther(t *testing.T) {
 		s.steps = nil
 		ops := s.push(a, b)
 		expectStatuses(t, ops, "fault 3: "+heldSentence, "q")
-		s.expectSteps(pushing, asksWho, asksWho, pushing)
+		s.expectSteps(first, asksWho, asksWho, lockFirst)
+		first = lockFirst
 		expectStatuses(t, s.push(b, a), "q", "fault 3: "+heldSentence)
-		s.expectSteps(pushing)
+		s.expectSteps(lockFirst)
 		letGo()
 		for _, h := range s.hints.young {
 			h.heldTill = 0 // a second later
 		}
 		expectStatuses(t, s.push(a, b), "q", "q")
-		s.expectSteps(asksWho, pushing)
+		s.expectSteps(asksWho, lockFirst)
 	}
 	consistent(t, db)
 }

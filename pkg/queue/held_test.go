@@ -54,7 +54,7 @@ func TestALockedPartitionHoldsUpNoOther(t *testing.T) {
 	s.lock("a", 7)
 	locked, both, free := s.to("a"), s.to("b", "a"), s.to("b")
 	s.waited()
-	s.done(s.step(pushing))
+	s.done(s.step(lockFirst))
 	s.step("")
 	s.expect(statuses(free), "q")
 	for _, op := range []*Op{locked, both} {
@@ -72,7 +72,7 @@ func TestWhileAPartitionIsHeldNobodyWaitsForIt(t *testing.T) {
 	s.b.Reset()
 
 	locked, free := s.to("a"), s.to("b")
-	s.done(s.step(pushing)) // b alone, and nobody is asked
+	s.done(s.step(lockFirst)) // b alone, and nobody is asked
 	s.step("")
 	s.expect(locked.Fault, Fault{Unavailable, heldSentence})
 	s.expect(statuses(free), "q")
@@ -89,13 +89,13 @@ func TestWhileAPartitionIsHeldNobodyWaitsForIt(t *testing.T) {
 	s.now += heldFor
 	freed := s.to("a")
 	s.done(s.step(asksWho))
-	s.done(s.step(pushing))
+	s.done(s.step(lockFirst))
 	s.step("")
 	s.expect(statuses(freed), "q")
 	s.b.Reset()
 
 	freed = s.to("a")
-	s.done(s.step(pushing)) // it is as any other
+	s.done(s.step(lockFirst)) // it is as any other
 	s.step("")
 	s.expect(statuses(freed), "q")
 }
@@ -110,13 +110,13 @@ func TestAPartitionThatManyLockInTurnIsNotHeld(t *testing.T) {
 	s.lock("a", 8) // another one's turn
 	s.now += heldSure
 	s.expect(s.done(s.step(asksWho)), Verdict{})
-	s.expect(s.done(s.step(pushing)).Action, Wait) // it waits again, and asks again
+	s.expect(s.done(s.step(lockFirst)).Action, Wait) // it waits again, and asks again
 	s.step(asksWho)
 	s.done(s.step(asksWho))
 	s.lock("a", 0)
 	s.now += heldSure
 	s.done(s.step(asksWho))
-	s.done(s.step(pushing))
+	s.done(s.step(lockFirst))
 	s.step("")
 	s.expect(statuses(op), "q")
 	s.expect(s.hints.get([]byte("q"), []byte("a")).holder, 0)
@@ -129,7 +129,7 @@ func TestALockThatIsGoneWhenItIsAskedForIsForgotten(t *testing.T) {
 	s.done(s.step(pushing))
 	s.lock("a", 0)
 	s.expect(s.done(s.step(asksWho)), Verdict{})
-	s.done(s.step(pushing))
+	s.done(s.step(lockFirst))
 	s.step("")
 	s.expect(statuses(op), "q")
 }
@@ -145,26 +145,26 @@ func TestOnlyALockThatWasWaitedForIsAskedAbout(t *testing.T) {
 	}
 }
 
-// By whatever plan a push has moved the heads: the next ones cannot meet each other.
-func TestAfterADeadlockHeadsAreLockedFirst(t *testing.T) {
-	const locking = "push_plan push_lock push_insert"
-	s := heldScript(t)
-	op := s.to("a", "b")
-	s.step(pushing)
-	s.expect(s.fail(deadlockDetected).Action, Wait)
-	s.done(s.step(locking))
-	s.step("")
-	s.expect(statuses(op), "qq")
-	for range lockFirstBatches - 1 {
-		s.b.Reset()
-		op = s.to("b", "a")
-		s.done(s.step(locking))
-		s.step("")
-		s.expect(statuses(op), "qq")
+// By whatever plan a push has moved the heads: the next ones cannot meet each other. Where
+// lock_timeout is shorter than deadlock_timeout a deadlock is a lock that was waited for in vain.
+func TestAfterAPushWasBlockedHeadsAreLockedFirst(t *testing.T) {
+	for _, code := range []string{deadlockDetected, lockNotAvailable} {
+		s := heldScript(t)
+		op := s.to("a", "b")
+		s.step(pushing)
+		s.expect(s.fail(code).Action, Wait)
+		if code == lockNotAvailable {
+			s.done(s.step(asksWho)) // it is over by now
+		}
+		for range lockFirstBatches {
+			s.done(s.step(lockFirst))
+			s.step("")
+			s.expect(statuses(op), "qq")
+			s.b.Reset()
+			op = s.to("b", "a")
+		}
+		s.done(s.step(pushing))
 	}
-	s.b.Reset()
-	s.to("a", "b")
-	s.done(s.step(pushing))
 }
 
 // A batch may end before it has found out.

@@ -53,8 +53,8 @@ const (
 // duplicate: else each of them would be rolled back once before it asks.
 const stormBatches = 64
 
-// lockFirstBatches is how many batches lock the heads before they move them after a push has
-// met a deadlock: then they were not moved in their order, by whatever plan.
+// lockFirstBatches is about how many batches lock the heads before they move them after a push
+// was blocked.
 const lockFirstBatches = 1000
 
 // analyzeFirst is how many partitions are made before their table is analyzed, which is
@@ -104,6 +104,15 @@ func (h *Hints) get(queue, partition []byte) *hint {
 func (h *Hints) trim() {
 	if len(h.young) >= h.entriesMax || h.bytes >= h.bytesMax {
 		h.old, h.young, h.bytes = h.young, make(map[string]*hint), 0
+	}
+}
+
+// blocked hears that a push has ended so. It may have been a deadlock, which shows as a lock
+// time-out where that is shorter than deadlock_timeout; then heads were not moved in their
+// order, by whatever plan.
+func (h *Hints) blocked(state string) {
+	if state == lockNotAvailable || state == deadlockDetected {
+		h.lockFirst = lockFirstBatches
 	}
 }
 

@@ -474,10 +474,10 @@ func (b *Batch) push(lockFirst bool) []Statement {
 		}
 	}
 
-	if !lockFirst {
-		b.statement("push_plan") // also where the lock comes first only now: a plan is kept
+	if !b.c.locksFirst() {
+		b.statement("push_plan") // before each push_insert: a plan is kept, and a pooler shares it
 	}
-	if lockFirst || b.h.lockFirst > 0 {
+	if lockFirst || b.c.locksFirst() || b.h.lockFirst > 0 {
 		b.statement("push_lock", headPartition)
 	}
 	g.insert = len(b.stmts)

@@ -305,7 +305,11 @@ func (w *ackWork) transact(dead int) []Statement {
 // PreparedTransaction are the statements of a TransactionBatch that are worth preparing on
 // a connection.
 func (c *Config) PreparedTransaction() []string {
-	return []string{"push_lock", c.insert(), "pop_plan", "ack_groups", "transaction_write"}
+	all := []string{"push_lock", c.insert(), "pop_plan", "ack_groups", "transaction_write"}
+	if !c.locksFirst() {
+		all = append(all, "push_plan")
+	}
+	return all
 }
 
 // Row takes one DataRow of statement #stmt of this step.
@@ -389,6 +393,9 @@ func (b *TransactionBatch) StepDone(err *SQLError, now time.Duration) Verdict {
 	default: // ClassRetry, ClassUnknown, or a duplicate of something else
 		if v.Class == ClassUnknown {
 			b.inDoubt(kind)
+		}
+		if kind == commitStep && b.pushing {
+			b.push.h.blocked(err.Code)
 		}
 		b.judged = false
 		if v.After = b.retry(b.at, b.at+1, now, "PostgreSQL could not do the transaction", err); v.After > 0 {

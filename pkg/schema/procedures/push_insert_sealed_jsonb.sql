@@ -1,8 +1,9 @@
--- push 2 of 2: moves the heads and stores the messages. Either push_lock has locked the heads,
--- or push_plan has seen to the order in which they are locked here. A head that somebody else
--- moves meanwhile is waited for, and read as it is then (manual, "Read Committed Isolation
--- Level"). Rows of one partition share created_at, which is later than all that was committed
--- there before; their ids say the order among them. With a head that is not there, or a queue
+-- push: moves the heads and stores the messages. Either push_lock has locked the heads, or
+-- push_plan has seen to the order in which they are locked here. A head that somebody else
+-- moves meanwhile is waited for, and what is added to it is added to what it is then (manual,
+-- "Read Committed Isolation Level"). Rows of one partition share created_at: the time when its
+-- head was come to, before any wait for it, or later than all that was committed there before;
+-- their ids say the order among them. With a head that is not there, or a queue
 -- whose encryption is not what the sender assumed, all messages get a null id, which fails the
 -- whole transaction. (SELECT $1) keeps the planner from looking into the arrays, as in
 -- push_lock; unnest in a select list goes through all arrays in step and keeps none of them in
