@@ -126,8 +126,8 @@ func (a *acceptor) run(s *Server) {
 			s.refusals.Add(1)
 			farewells.say(nc)
 		default:
-			s.accepted.Add(1)
 			s.conns.Add(1)
+			s.accepted.Add(1) // behind: who has read that all are accepted reads all that are open
 			entering.add(nc, s.loops[turn%len(s.loops)])
 			if outage.failures > 0 {
 				entering.waitAll() // one at a time, until it works again
