@@ -163,7 +163,7 @@ func (b *Batch) Step(now time.Duration) []Statement {
 			return b.winners()
 		default:
 			b.kind = pushStep
-			return b.push(false)
+			return b.push(b.c.locksFirst() || b.h.lockFirst > 0)
 		}
 	}
 	b.kind = noStep

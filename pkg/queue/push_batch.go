@@ -477,7 +477,7 @@ func (b *Batch) push(lockFirst bool) []Statement {
 	if !b.c.locksFirst() {
 		b.statement("push_plan") // before each push_insert: a plan is kept, and a pooler shares it
 	}
-	if lockFirst || b.c.locksFirst() || b.h.lockFirst > 0 {
+	if lockFirst {
 		b.statement("push_lock", headPartition)
 	}
 	g.insert = len(b.stmts)
