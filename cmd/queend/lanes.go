@@ -44,7 +44,7 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer,
 	}
 	hints, ids := queue.NewHints(0, 0), newIDs()
 	pushes := asyncdb.Work{
-		NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(), GiveBack: buffer, Follow: true, Turns: true,
+		NewBatch: func() asyncdb.Batch { return queue.NewBatch(domain, hints) }, Prepare: domain.Prepared(), GiveBack: buffer, Follow: true, Turns: true, Early: domain.PreparedEarly(),
 	}
 	made := &lanes{
 		push: db.Store(services, pushes),
@@ -63,7 +63,7 @@ func openLanes(db *asyncdb.Database, l *loop.Loop, domain *queue.Config, buffer,
 		}),
 	}
 	if replay {
-		pushes.GiveBack, pushes.Follow, pushes.Turns = true, false, false
+		pushes.GiveBack, pushes.Follow, pushes.Turns, pushes.Early = true, false, false, nil
 		made.replay = db.Store(services, pushes)
 	}
 	return made

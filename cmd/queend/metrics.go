@@ -104,6 +104,8 @@ func exportLane(set *metrics.Set, lane string, each func(visit func(*asyncdb.Sta
 	counter("queend_store_refused_total", refused, func(s *asyncdb.Stats) uint64 { return s.Expired.Load() }, "why", "deadline")
 	counter("queend_database_connects_total", "Connections made to PostgreSQL.", func(s *asyncdb.Stats) uint64 { return s.Connects.Load() })
 	counter("queend_database_connect_failures_total", "Attempts that failed.", func(s *asyncdb.Stats) uint64 { return s.ConnectFailures.Load() })
+	counter("queend_database_early_total", "Batches that were stored before it was their turn, on a second connection.", func(s *asyncdb.Stats) uint64 { return s.Earlies.Load() })
+	counter("queend_database_early_late_total", "Of these, those for which that was in vain.", func(s *asyncdb.Stats) uint64 { return s.Late.Load() })
 	counter("queend_database_follows_total", "Batches that were sent behind another, before its answer.", func(s *asyncdb.Stats) uint64 { return s.Follows.Load() })
 	counter("queend_database_turns_total", "Batches that waited until another loop's, with a partition in common, was committed.", func(s *asyncdb.Stats) uint64 { return s.Turns.Load() })
 	counter("queend_database_moves_total", "Connections closed because another server is the primary now.", func(s *asyncdb.Stats) uint64 { return s.Moves.Load() })

@@ -14,9 +14,10 @@
 // when it is free (batch.go). So an idle server answers after one round trip and a
 // commit, a busy one puts more rows under each commit, no timer is needed for either,
 // and the order of a client's requests is kept without effort. With as much waiting as is
-// in flight a second batch follows the first on the same connection (follow.go). A second
-// lane buys nothing: two batches of one process would wait for each other's partition
-// locks. Where the lanes of two loops have partitions in common they go one after another
+// in flight a second batch follows the first on the same connection (follow.go), or is
+// stored before its turn on a second one, if it is a large one (early.go). A second lane
+// buys nothing: two batches of one process would wait for each other's partition locks.
+// Where the lanes of two loops have partitions in common they go one after another
 // (turn.go).
 //
 //	       dialed            Defer, ready            Sync answered

@@ -96,6 +96,9 @@ func (c *conn) data(b []byte) {
 		}
 	}
 	c.cut.end()
+	if s.pipeline.told && s.pipeline.hasBegun() {
+		s.follow(now)
+	}
 }
 
 // closedBy is called when the socket is closed, whoever closed it.
@@ -226,7 +229,12 @@ func (s *Store) hung(now time.Duration) {
 	s.stats.Hangs.Add(1)
 	s.away = true
 	s.db.hung(now)
+	o := s.owner
+	ends := o != nil && o.early == moving
 	s.lost(s.conn, errHung, now)
+	if ends { // it is the lane that has waited
+		o.hung(now)
+	}
 	s.giveBack(now)
 }
 
@@ -255,8 +263,13 @@ func (s *Store) unknown() {
 
 // forget makes the lane one without a connection, and begins to get another.
 func (s *Store) forget(c *conn, why error, now time.Duration) {
+	s.undoEarly(now)
 	c.gone = true
 	s.conn = nil
+	if s.owner != nil {
+		s.pipeline.drop()
+		s.owner.helpLost()
+	}
 	if s.pipeline.busy() {
 		s.pipeline.drop()
 		if s.state == busy && s.failure == nil {

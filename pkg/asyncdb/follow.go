@@ -77,10 +77,17 @@ func (s *Store) follow(now time.Duration) {
 		100*s.gather.rows < followPart*s.current.Rows() || !s.canFollow() {
 		return
 	}
+	if s.waitsForBegin() {
+		return
+	}
 	s.gather.fill(s.next, now)
 	s.following = true
 	s.weigh()
 	s.gauge()
+	if s.storeEarly(now) {
+		return
+	}
+	s.count(s.next)
 	statements := s.next.Step(now)
 	if statements == nil {
 		s.completeAll(s.next.Decided(), now)
@@ -89,8 +96,10 @@ func (s *Store) follow(now time.Duration) {
 	mark := s.newMark()
 	var out []byte
 	var lead int
-	out, lead, s.nextMore = s.encode(s.next, statements, s.pipeline.mark, mark)
+	tell := s.mayBeBefore(s.next)
+	out, lead, s.nextMore = s.encode(s.next, statements, envelope{after: s.pipeline.mark, mark: mark, tell: tell})
 	s.behind.begin(s.next, lead, s.parsed)
+	s.behind.told = tell
 	if b, ok := s.next.(followed); ok && b.IsLast() {
 		s.behind.mark = append(s.behind.mark, mark...)
 	}
@@ -106,6 +115,10 @@ func (s *Store) follow(now time.Duration) {
 // promote makes the step that follows the one in flight, if there is one: its batch is
 // current then. Its time begins now.
 func (s *Store) promote(now time.Duration) bool {
+	if s.early != noEarly {
+		s.turnToMove(now)
+		return true
+	}
 	if !s.nextSent {
 		return false
 	}

@@ -599,7 +599,7 @@ func TestTheTimeOfTheSecondBeginsAfterTheFirst(t *testing.T) {
 func TestAWalkOfBatchesThatFollow(t *testing.T) {
 	follows := uint64(0)
 	for range 25 {
-		w := newWalk(t)
+		w := newWalk(t, 20)
 		for range 150 {
 			w.step()
 			w.isSound()
@@ -621,14 +621,17 @@ type walk struct {
 	back   []int // calls that were given back
 	depth  int   // of pushes from inside answers
 	reply  []byte
+	aide   *aide  // the lane's helper, if it has one
+	early  []byte // what was answered to that
 }
 
-func newWalk(t *testing.T) *walk {
+// newWalk is one in which one of at least so many statements fails.
+func newWalk(t *testing.T, rate int) *walk {
 	w := &walk{t: t, seed: rand.Uint64(), r: up(t)}
 	w.random = rand.New(rand.NewPCG(w.seed, 0))
 	w.r.store.work.GiveBack = w.random.IntN(2) == 0
 	codes := []string{"40001", "40P01", "55P03", "57014", "26000", "22021", "57P03", "40003", "23502", "22P02"}
-	rate := 20 + w.random.IntN(100)
+	rate += w.random.IntN(5 * rate)
 	w.r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
 		switch {
 		case w.random.IntN(rate) > 0:
@@ -651,7 +654,13 @@ func (w *walk) push() {
 	if w.random.IntN(3) == 0 {
 		within = time.Duration(200+w.random.IntN(3000)) * time.Millisecond
 	}
-	c := newCall(w.t, &w.r.queue, w.r.ids, name)
+	items := []string{name}
+	if w.aide != nil { // large ones
+		for i := range 20 + w.random.IntN(40) {
+			items = append(items, fmt.Sprintf("%s+%d", name, i))
+		}
+	}
+	c := newCall(w.t, &w.r.queue, w.r.ids, items...)
 	c.op.Accepted, c.op.Deadline = w.r.now, w.r.now+within
 	w.calls = append(w.calls, c)
 	c.told = func() {
@@ -671,7 +680,11 @@ func (w *walk) step() {
 	r := w.r
 	switch w.random.IntN(8) {
 	case 0, 1, 2, 3:
-		for range w.random.IntN(3 * followRows) {
+		n := 3 * followRows
+		if w.aide != nil {
+			n = 16
+		}
+		for range w.random.IntN(n) {
 			w.push()
 		}
 		r.pass()
@@ -702,6 +715,10 @@ func (w *walk) step() {
 		}
 	}
 	w.reconnect()
+	if w.aide != nil {
+		w.stepOfHelper()
+		w.stepOfHelper()
+	}
 	if w.random.IntN(4) == 0 {
 		r.store.Trim()
 	}
@@ -734,7 +751,9 @@ func (w *walk) isSound() {
 		"a failure waits for what follows":              s.failure == nil || s.state == busy && s.following && s.working,
 		"something is in flight while the lane is busy": (s.state == busy || s.state == probing) == s.pipeline.busy(),
 		"who is busy works":                             s.state != busy || s.working,
-		"nothing stands still":                          s.state != idle || !s.following || len(s.next.Ops()) == 0,
+		"nothing stands still":                          s.state != idle || s.armed || !s.following || len(s.next.Ops()) == 0,
+		"what is early is in the helper's hands":        s.early == noEarly || s.helper.state == busy || s.helper.state == lent && s.early == stored,
+		"who is helped waits for that":                  s.state != helped || s.early != noEarly && s.working,
 		"who is down has no connection":                 (s.state == down) == (s.conn == nil),
 	} {
 		if !is {
@@ -746,13 +765,19 @@ func (w *walk) isSound() {
 // end serves the lane until it has nothing left to do, and compares.
 func (w *walk) end() {
 	r, t := w.r, w.t
-	r.pg.fail, w.depth = nil, 3
+	r.pg.fail, r.pg.idles, w.depth = nil, false, 3
 	for range 200 {
 		w.reconnect()
 		w.reply = append(w.reply, r.pg.read(t, &r.sent)...)
 		now := w.reply
 		w.reply = nil
 		r.answer(now)
+		if h := w.aide; h != nil && h.conn != nil && !h.conn.gone {
+			now := append(w.early, h.read()...)
+			w.early = nil
+			h.conn.data(now)
+			r.pass()
+		}
 		r.sleep(50 * time.Millisecond)
 	}
 	if s := r.store; s.gather.held != 0 || s.working || s.following {
@@ -768,6 +793,7 @@ func (w *walk) end() {
 	var last [3]int
 	for i, c := range w.calls {
 		it, says := &c.op.Items[0], c.outcome()
+		says, _, _ = strings.Cut(says, " ")
 		at, stored := places[string(it.TransactionID)]
 		mine := stored && r.pg.messages[r.pg.stored[at]] == it.ID
 		switch {

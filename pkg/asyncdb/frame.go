@@ -267,6 +267,9 @@ func appendExecute(dst []byte) []byte {
 }
 
 // appendSync ends a step: the server commits or rolls back, and says that it is ready.
+// appendFlush writes a Flush: the server sends the answers that it has, before the Sync.
+func appendFlush(dst []byte) []byte { return append(dst, 'H', 0, 0, 0, 4) }
+
 func appendSync(dst []byte) []byte { return append(dst, 'S', 0, 0, 0, 4) }
 
 // appendTerminate says good-bye.

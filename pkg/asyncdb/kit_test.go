@@ -143,7 +143,7 @@ func (r *rig) open() {
 	r.t.Helper()
 	r.awaitDial()
 	r.sent.Reset()
-	r.pg.mark, r.pg.ended = "", false // another session
+	r.pg.session = session{} // another one
 	at := r.at
 	c := &conn{store: r.store, link: link{about: "the test's server", inline: r.inline, lax: r.lax, instance: &at}}
 	r.conn = c
@@ -270,12 +270,14 @@ func (c *call) outcome() string {
 // server is PostgreSQL as far as a push can tell: a script, not a database. It reads
 // what the lane sends, keeps queen's partitions and messages in maps, and answers.
 type server struct {
+	session // of the lane's own connection
+
 	partitions map[[2]string]queue.UUID
 	messages   map[message]queue.UUID
-	stored     []message // in their order
-	mark       string    // of the session's last step
-	believes   bool      // in any mark
-	ended      bool      // the session has: what is sent in it is read by nobody
+	stored     []message // in the order of their commits
+	heads      map[queue.UUID]place
+	began      int  // transactions
+	believes   bool // in any mark
 	next       byte
 	steps      int // Syncs answered
 
@@ -288,6 +290,47 @@ type server struct {
 
 	locked map[[2]string]int // partitions that others hold locked, by which transaction
 	poison map[string]string // a push of this transaction id fails with this SQLSTATE
+
+	idles  bool          // it does nothing behind a Flush until it is asked once more
+	second *session      // of the helper's connection
+	undone func() bool   // the lane is about to roll back what it has done there
+	behind func() []byte // reads what was sent on that
+	late   *bytes.Buffer // and what it has answered when nobody had asked
+}
+
+// session is one connection of the server.
+type session struct {
+	mark  string // of its last step
+	ended bool   // what is sent in it is read by nobody
+
+	open     *transaction
+	explicit bool // by a BEGIN
+	failed   bool // what comes is skipped
+	skips    bool // until the Sync
+
+	statement int // of the step
+	sql       string
+	whole     bool
+	bound     *bound
+	parsed    bool
+	reply     []byte // that was not sent yet
+}
+
+type bound struct {
+	name   string
+	params [][]byte
+}
+
+// place is where a partition's head is: the number of its last message, and its time.
+type place struct{ seq, at int }
+
+// transaction is what one has done that is not committed.
+type transaction struct {
+	began int
+	mark  string // before
+	added []message
+	ids   []queue.UUID
+	heads map[queue.UUID]place
 }
 
 type message struct {
@@ -296,7 +339,7 @@ type message struct {
 }
 
 func newServer() *server {
-	return &server{partitions: make(map[[2]string]queue.UUID), messages: make(map[message]queue.UUID)}
+	return &server{partitions: make(map[[2]string]queue.UUID), messages: make(map[message]queue.UUID), heads: make(map[queue.UUID]place)}
 }
 
 // refusal is an ErrorResponse.
@@ -317,19 +360,17 @@ func encode(messages ...pgproto3.BackendMessage) (b []byte) {
 // read takes the steps that were sent, and returns the answers.
 func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 	t.Helper()
-	if p.ended {
-		sent.Reset()
-		return nil
+	return p.readOn(t, &p.session, sent)
+}
+
+func (p *server) readOn(t testing.TB, c *session, sent *bytes.Buffer) []byte {
+	t.Helper()
+	say := func() []byte {
+		all := c.reply
+		c.reply = nil
+		return all
 	}
-	type bound struct {
-		name   string
-		params [][]byte
-	}
-	var statements []bound
-	var parsed []bool
-	sql := ""
-	whole := false
-	for sent.Len() >= headerBytes {
+	for !c.ended && sent.Len() >= headerBytes {
 		head := sent.Bytes()
 		size := int(binary.BigEndian.Uint32(head[1:])) + 1
 		if sent.Len() < size {
@@ -342,81 +383,162 @@ func (p *server) read(t testing.TB, sent *bytes.Buffer) (reply []byte) {
 			if err := m.Decode(body); err != nil || m.Name != "" {
 				t.Fatalf("a Parse of %q: %v", m.Name, err)
 			}
-			sql, whole = m.Query, true
+			c.sql, c.whole = m.Query, true
 		case 'B':
 			var m pgproto3.Bind
 			if err := m.Decode(body); err != nil {
 				t.Fatal(err)
 			}
-			if (m.PreparedStatement == "") != whole {
-				t.Fatalf("a Bind to %q after a Parse: %v", m.PreparedStatement, whole)
+			if (m.PreparedStatement == "") != c.whole {
+				t.Fatalf("a Bind to %q after a Parse: %v", m.PreparedStatement, c.whole)
 			}
 			name := m.PreparedStatement
-			if whole {
-				name = sql // the store's own, unless schema knows it
+			if c.whole {
+				name = c.sql // the store's own, unless schema knows it
 				for _, n := range schema.Names() {
-					if schema.Statement(n) == sql {
+					if schema.Statement(n) == c.sql {
 						name = n
 					}
 				}
 			}
-			statements = append(statements, bound{name, m.Parameters})
-			parsed = append(parsed, whole)
-			whole = false
+			c.bound, c.parsed, c.whole = &bound{name, m.Parameters}, c.whole, false
 		case 'E':
-		case 'S':
-			r := step{server: p, t: t, mark: p.mark}
-			for i, st := range statements {
-				if parsed[i] {
-					reply = append(reply, encode(&pgproto3.ParseComplete{})...)
-				}
-				reply = append(reply, p.before...)
-				var refused *pgproto3.ErrorResponse
-				if p.fail != nil {
-					refused = p.fail(p.steps, i, st.name)
-				}
-				if refused == nil {
-					reply = append(reply, encode(&pgproto3.BindComplete{})...)
-					var answer []byte
-					if answer, refused = r.run(st.name, st.params); refused == nil {
-						reply = append(reply, answer...)
-						continue
-					}
-				}
-				reply = append(reply, encode(refused)...)
-				if refused.SeverityUnlocalized == "FATAL" {
-					p.ended = true
-					sent.Reset()
-					return reply
-				}
-				r.undo()
-				break
+			p.execute(t, c)
+			c.statement++
+		case 'H':
+			if p.idles && len(c.reply) > 0 {
+				return say()
 			}
-			reply = append(reply, encode(&pgproto3.ReadyForQuery{TxStatus: 'I'})...)
-			statements, parsed = nil, nil
+		case 'S':
+			c.reply = append(c.reply, encode(&pgproto3.ReadyForQuery{TxStatus: p.sync(c)})...)
+			c.statement, c.skips = 0, false
 			p.steps++
 		case 'X':
 		default:
 			t.Fatalf("the lane sent %q", head[0])
 		}
 	}
-	return reply
+	if c.ended {
+		sent.Reset()
+	}
+	return say()
 }
 
-// step is the transaction of one Sync.
+// sync ends a step, and says how its transaction is.
+func (p *server) sync(c *session) byte {
+	switch {
+	case c.explicit && c.failed:
+		return 'E'
+	case c.explicit:
+		return 'T'
+	}
+	p.end(c)
+	return 'I'
+}
+
+// end commits a session's transaction, or rolls it back if it has failed.
+func (p *server) end(c *session) {
+	if tx := c.open; tx != nil && c.failed {
+		c.mark = tx.mark
+	} else if tx != nil {
+		for i, m := range tx.added {
+			p.messages[m] = tx.ids[i]
+		}
+		p.stored = append(p.stored, tx.added...)
+		for id, at := range tx.heads {
+			p.heads[id] = at
+		}
+	}
+	c.open, c.explicit, c.failed = nil, false, false
+}
+
+// execute runs the statement that was bound.
+func (p *server) execute(t testing.TB, c *session) {
+	t.Helper()
+	name := c.bound.name
+	if c.skips {
+		return
+	}
+	if c.parsed {
+		c.reply = append(c.reply, encode(&pgproto3.ParseComplete{})...)
+	}
+	c.reply = append(c.reply, p.before...)
+	var refused *pgproto3.ErrorResponse
+	if p.fail != nil {
+		refused = p.fail(p.steps, c.statement, name)
+	}
+	if refused == nil {
+		if c.open == nil {
+			p.began++
+			c.open = &transaction{began: p.began, mark: c.mark, heads: make(map[queue.UUID]place)}
+		}
+		c.reply = append(c.reply, encode(&pgproto3.BindComplete{})...)
+		r := step{server: p, session: c, transaction: c.open, t: t}
+		var answer []byte
+		switch {
+		case c.failed && name != rollback:
+			refused = refusalOf("ERROR", "25P02")
+		default:
+			answer, refused = r.run(name, c.bound.params)
+		}
+		if c.reply = append(c.reply, answer...); refused == nil {
+			return
+		}
+	}
+	c.reply = append(c.reply, encode(refused)...)
+	if c.failed, c.skips = true, true; refused.SeverityUnlocalized == "FATAL" {
+		p.end(c)
+		c.ended = true
+	}
+}
+
+// step is a statement at work.
 type step struct {
 	*server
-	t     testing.TB
-	added []message
-	mark  string // before
+	*session
+	*transaction
+	t testing.TB
 }
 
-func (s *step) undo() {
-	for _, m := range s.added {
-		delete(s.messages, m)
+// head is where a partition's head is, as this transaction sees it.
+func (s *step) head(id queue.UUID) place {
+	if at, ok := s.transaction.heads[id]; ok {
+		return at
 	}
-	s.stored = s.stored[:len(s.stored)-len(s.added)]
-	s.server.mark = s.mark
+	return s.server.heads[id]
+}
+
+// insert stores messages, unless one is there or is not to be.
+func (s *step) insert(heads, parts, ids, transactions [][]byte) *pgproto3.ErrorResponse {
+	for i := range parts {
+		m := message{queue.UUID(heads[binary.BigEndian.Uint32(parts[i])-1]), string(transactions[i])}
+		if code := s.poison[m.transaction]; code != "" {
+			return refusalOf("ERROR", code)
+		}
+		s.wait(m)
+		if _, ok := s.messages[m]; ok || slices.Contains(s.added, m) {
+			return refusalOf("ERROR", "23505")
+		}
+		s.added, s.ids = append(s.added, m), append(s.ids, queue.UUID(ids[i]))
+	}
+	return nil
+}
+
+// wait is for another session's transaction that has stored the same message. It ends by what
+// that session was sent already; what is sent there only when this one has answered will never be.
+func (s *step) wait(m message) {
+	isThere := func() bool { return s.second.open != nil && slices.Contains(s.second.open.added, m) }
+	if s.second == nil || s.session == s.second || !isThere() {
+		return
+	}
+	s.late.Write(s.server.behind())
+	if isThere() && s.undone() { // as soon as the lane reads that answer
+		s.second.failed = true
+		s.end(s.second)
+	}
+	if isThere() {
+		s.t.Fatalf("the lane waits for its helper's transaction, which waits for the lane: %v", m)
+	}
 }
 
 func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorResponse) {
@@ -434,14 +556,21 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 	case patient:
 		s.patience = append(s.patience, string(params[0]))
 		return done("SELECT 1", [][]byte{params[0]})
+	case begin:
+		s.explicit = true
+		return done("BEGIN")
+	case commit, rollback:
+		s.failed = name == rollback
+		s.end(s.session)
+		return done(name)
 	case pushMark:
-		s.server.mark = string(params[0])
+		s.session.mark = string(params[0])
 		return done("SELECT 1", [][]byte{params[0]})
 	case pushAfter:
-		if s.server.mark != string(params[0]) && !s.believes {
+		if s.session.mark != string(params[0]) && !s.believes {
 			return nil, refusalOf("ERROR", "22P02")
 		}
-		s.server.mark = string(params[1])
+		s.session.mark = string(params[1])
 		return done("SELECT 1", [][]byte{int8(1), params[1]})
 	case "push_queues", "push_heads":
 		return done("INSERT 0 1")
@@ -470,27 +599,53 @@ func (s *step) run(name string, params [][]byte) ([]byte, *pgproto3.ErrorRespons
 			}
 		}
 		return done("SELECT 1", [][]byte{int8(len(elements(params[0])))})
-	case "push_plan":
+	case "push_plan", "push_early":
 		return done("SELECT 1", [][]byte{[]byte("off"), []byte("off"), []byte("off")})
 	case "push_insert":
-		heads, parts, ids, transactions := elements(params[0]), elements(params[3]), elements(params[5]), elements(params[6])
+		heads, counts := elements(params[0]), elements(params[1])
 		for _, id := range heads {
 			if s.locks(id) != 0 {
 				return nil, refusalOf("ERROR", "55P03")
 			}
 		}
-		for i := range parts {
-			m := message{queue.UUID(heads[binary.BigEndian.Uint32(parts[i])-1]), string(transactions[i])}
-			if code := s.poison[m.transaction]; code != "" {
-				return nil, refusalOf("ERROR", code)
-			}
-			if _, ok := s.messages[m]; ok {
-				return nil, refusalOf("ERROR", "23505")
-			}
-			s.messages[m] = queue.UUID(ids[i])
-			s.added, s.stored = append(s.added, m), append(s.stored, m)
+		parts := elements(params[3])
+		if refused := s.insert(heads, parts, elements(params[5]), elements(params[6])); refused != nil {
+			return nil, refused
+		}
+		for i, id := range heads {
+			at := s.head(queue.UUID(id))
+			s.transaction.heads[queue.UUID(id)] = place{at.seq + int(binary.BigEndian.Uint32(counts[i])), max(s.transaction.began, at.at+1)}
 		}
 		return done(fmt.Sprintf("INSERT 0 %d", len(parts)))
+	case "push_count":
+		heads := elements(params[0])
+		b := binary.BigEndian.AppendUint32(nil, 1)
+		b = append(b, 0, 0, 0, 0, 0, 0, 0, 20)
+		b = binary.BigEndian.AppendUint32(b, uint32(len(heads)))
+		b = append(b, 0, 0, 0, 1)
+		for _, id := range heads {
+			b = append(append(b, 0, 0, 0, 8), int8(s.head(queue.UUID(id)).seq)...)
+		}
+		return done("SELECT 1", [][]byte{b})
+	case "push_early_insert":
+		parts := elements(params[2])
+		if refused := s.insert(elements(params[0]), parts, elements(params[4]), elements(params[5])); refused != nil {
+			return nil, refused
+		}
+		return done(fmt.Sprintf("INSERT 0 %d", len(parts)))
+	case "push_move":
+		counts, expected := elements(params[1]), elements(params[3])
+		for i, id := range elements(params[0]) {
+			at := s.head(queue.UUID(id))
+			if s.locks(id) != 0 {
+				return nil, refusalOf("ERROR", "55P03")
+			}
+			if at.seq != int(binary.BigEndian.Uint64(expected[i])) || at.at >= s.transaction.began {
+				return nil, refusalOf("ERROR", notExpected)
+			}
+			s.transaction.heads[queue.UUID(id)] = place{at.seq + int(binary.BigEndian.Uint32(counts[i])), s.transaction.began}
+		}
+		return done("SELECT 1", [][]byte{{0, 0, 0, 1}})
 	case "push_held":
 		var rows [][][]byte
 		for i, id := range elements(params[0]) {

@@ -67,6 +67,7 @@ func (s *Store) load(now time.Duration) bool {
 	}
 	s.gather.fill(s.current, now)
 	s.working, s.rerun, s.firedAt = true, false, now
+	s.count(s.current)
 	s.weigh()
 	s.gauge()
 	return true
@@ -78,6 +79,7 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 	done = s.current
 	s.current, s.spare = s.spare, done
 	s.working = false
+	s.pause = max(0, s.pause-1)
 	rows, took := done.Rows(), now-s.firedAt
 	if !s.rerun { // else the time is that of an outage, or of somebody's lock
 		whole := took
@@ -100,24 +102,33 @@ func (s *Store) send(statements []queue.Statement, now time.Duration) {
 	if s.nextSent {
 		panic("BUG: a batch that another follows has one more step")
 	}
+	s.undoEarly(now) // it was to come after this
 	var mark []byte
 	if s.isMarked() {
 		mark = s.newMark()
 	}
-	out, lead, allowance := s.encode(s.current, statements, nil, mark)
+	tell := mark != nil && s.mayBeBefore(s.current)
+	out, lead, allowance := s.encode(s.current, statements, envelope{mark: mark, tell: tell})
 	s.pipeline.begin(s.current, lead, s.parsed)
 	s.pipeline.mark = append(s.pipeline.mark, mark...)
+	s.pipeline.told = tell
 	s.state, s.sentAt, s.hungAt = busy, now, now+s.db.config.HungAfter+allowance
 	s.stats.Steps.Add(1)
 	s.arm(s.hungAt)
 	s.write(s.conn, out, now)
 }
 
+// envelope is what the store has to say in a step beside its batch's statements.
+type envelope struct {
+	after, mark   []byte // the mark of the step that it follows, and what it is to be known by; nil: none
+	begin, commit bool   // a transaction that other steps belong to as well
+	tell          bool   // the server is to say when it has begun
+}
+
 // encode makes the bytes of one step of b, and says in parsed which of its statements have a
-// Parse. lead of them are the store's own and come first. mark, unless nil, is what the step is
-// to be known by, and after the mark of the one that it follows. allowance is how much longer
-// than others the step may take.
-func (s *Store) encode(b Batch, statements []queue.Statement, after, mark []byte) (out []byte, lead int, allowance time.Duration) {
+// Parse. lead of them are the store's own and come first. allowance is how much longer than
+// others the step may take.
+func (s *Store) encode(b Batch, statements []queue.Statement, how envelope) (out []byte, lead int, allowance time.Duration) {
 	out, s.parsed = s.out[:0], s.parsed[:0]
 	add := func(name, sql string, params [][]byte, whole bool) {
 		if whole {
@@ -133,18 +144,23 @@ func (s *Store) encode(b Batch, statements []queue.Statement, after, mark []byte
 		add(name, sql, params, name == "")
 	}
 	switch {
-	case after != nil:
-		own(pushAfter, "", after, mark)
-	case mark != nil:
-		own(pushMark, "", mark)
+	case how.begin:
+		own("", begin)
+	case how.after != nil:
+		own(pushAfter, "", how.after, how.mark)
+	case how.mark != nil:
+		own(pushMark, "", how.mark)
 	}
-	if s.conn.link.lax {
+	if s.conn.link.lax && !how.commit {
 		own("", durable)
 	}
 	// A large request takes longer than others may: the server is told so for this one
 	// transaction, and silence says less.
-	if allowance = queue.Allowance(b.Rows(), b.Bytes()); allowance > 0 {
+	if allowance = queue.Allowance(b.Rows(), b.Bytes()); allowance > 0 && !how.commit {
 		own("", patient, []byte(milliseconds(s.db.config.StatementTimeout+allowance)))
+	}
+	if how.tell {
+		out = appendFlush(out)
 	}
 	for i := range statements {
 		st := &statements[i]
@@ -154,6 +170,9 @@ func (s *Store) encode(b Batch, statements []queue.Statement, after, mark []byte
 			sql = s.db.statement(st.Name)
 		}
 		add(st.Name, sql, st.Params, whole)
+	}
+	if how.commit {
+		add("", commit, nil, true)
 	}
 	out = appendSync(out)
 	s.out = keep(out, outBytesKept)
@@ -166,6 +185,9 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 	case s.state == probing:
 		s.proven()
 		s.advance(now)
+		return
+	case s.owner != nil:
+		s.hasHelped(e, now)
 		return
 	case s.failure != nil:
 		s.nextAnswered(now)
@@ -199,6 +221,7 @@ func (s *Store) answered(e *queue.SQLError, now time.Duration) {
 
 // refused takes the failure of current's step. void: it was never begun.
 func (s *Store) refused(e *queue.SQLError, void bool, now time.Duration) {
+	s.undoEarly(now)
 	if void {
 		if s.conn.voids++; s.conn.voids == voidsMax {
 			s.db.warnOnce(pushAfter, "what one push leaves in the session the next one does not find (a pooler in transaction mode?); pushes no longer follow each other on this connection, which makes them slower under load")

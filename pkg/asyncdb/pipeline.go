@@ -29,6 +29,9 @@ type pipeline struct {
 	at     int    // the statement whose replies come now
 	phase  phase
 	err    *queue.SQLError // the step's first error
+	told   bool            // the server says when the step has begun
+	ends   byte            // the state of the transaction when the step has succeeded; 0: none is open then or ever
+	status byte            // what it was when the last step had ended
 	values [][]byte        // scratch of one DataRow
 }
 
@@ -56,7 +59,7 @@ func (p *pipeline) begin(r rows, lead int, parsed []bool) {
 		panic("BUG: a step is sent while another is in flight")
 	}
 	p.rows, p.lead, p.at, p.err = r, lead, -1, nil
-	p.mark, p.after = p.mark[:0], false
+	p.mark, p.after, p.ends, p.told = p.mark[:0], false, 0, false
 	p.parsed = append(p.parsed[:0], parsed...)
 	p.turn()
 }
@@ -79,6 +82,12 @@ func (p *pipeline) isVoid() bool { return p.after && p.err != nil && p.at == 0 }
 
 // busy says that a step is in flight.
 func (p *pipeline) busy() bool { return p.phase != quiet }
+
+// hasBegun says that the server is known to be at the step.
+func (p *pipeline) hasBegun() bool { return p.busy() && p.at > 0 }
+
+// deafen has nobody hear what is yet to come of the step in flight.
+func (p *pipeline) deafen() { p.lead = len(p.parsed) }
 
 // drop forgets the step in flight: its connection is gone.
 func (p *pipeline) drop() { p.phase, p.rows, p.err = quiet, nil, nil }
@@ -113,8 +122,9 @@ func (p *pipeline) frame(kind byte, body []byte) (ready bool, err error) {
 			return false, errFrameBody
 		}
 		// Every step is an implicit transaction, over when the Sync is answered. 'T' or
-		// 'E' would mean that somebody sent BEGIN on our lane.
-		if body[0] != 'I' {
+		// 'E' would mean that somebody sent BEGIN on our lane. A step that is stored early is
+		// not over, unless it has failed.
+		if p.status = body[0]; p.status != 'I' && p.ends == 0 || p.ends != 0 && p.err == nil && p.status != p.ends {
 			return false, fmt.Errorf("BUG: the server is ready with transaction status %q after a Sync", body[0])
 		}
 		p.phase, p.rows = quiet, nil

@@ -81,7 +81,7 @@ func newStage(t *testing.T, connString string, loops int, change ...func(*Config
 		s.stores = append(s.stores, s.db.Store(Services{
 			Attach: l.Attach, Post: l.Post, Defer: l.Defer, Now: l.Now,
 			After: func(d time.Duration, f func()) { l.After(d, f) },
-		}, Work{NewBatch: func() Batch { return queue.NewBatch(&s.queue, hints) }, Prepare: s.queue.Prepared(), Follow: true}))
+		}, Work{NewBatch: func() Batch { return queue.NewBatch(&s.queue, hints) }, Prepare: s.queue.Prepared(), Follow: true, Early: s.queue.PreparedEarly()}))
 	}
 	if err := s.loops.Start(); err != nil {
 		t.Fatal(err)

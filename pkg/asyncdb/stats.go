@@ -23,6 +23,8 @@ type Stats struct {
 	Expired     atomic.Uint64 // ops whose deadline came first
 
 	Follows  atomic.Uint64 // batches that were sent behind another
+	Earlies  atomic.Uint64 // batches that were stored before their turn, on a second connection
+	Late     atomic.Uint64 // of these: in vain
 	Turns    atomic.Uint64 // batches that waited for another lane of ours
 	Retries  atomic.Uint64 // steps to be tried again after a wait
 	Unknowns atomic.Uint64 // steps whose answer was lost with their connection

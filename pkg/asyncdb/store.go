@@ -49,6 +49,8 @@ type Store struct {
 	failure   *queue.SQLError // current's step has failed so, and next's, which is in flight yet, is to be answered first
 	void      bool            // because it was never begun
 
+	help // of a second connection
+
 	armed   bool          // fire is deferred to the end of this pass
 	timerAt time.Duration // a timer is set for then; 0: none
 	fireFn  func()        // fire, as a value that is made once
@@ -98,6 +100,8 @@ const (
 	busy                 // a step is in flight
 	probing              // a Sync alone is in flight
 	resting              // current waits before it tries again; nothing in flight
+	helped               // current is ended by the helper; nothing in flight here
+	lent                 // a helper's: its transaction is open, and nothing in flight
 )
 
 // outBytesKept is the largest buffer for a step that is kept for the next.
@@ -121,6 +125,10 @@ type Work struct {
 
 	// Follow has a second batch sent behind the one in flight. For pushes.
 	Follow bool
+
+	// Early are the statements by which a second batch is stored on a connection of its own
+	// while one is in flight; nil: none is. For pushes, with Follow.
+	Early []string
 
 	// Turns has lanes whose ops have partitions in common send one after another. For pushes.
 	Turns bool
@@ -235,6 +243,9 @@ func (s *Store) refuse(op *queue.Op, code queue.Code, why refusal) {
 // any more and Trim is called again. On the loop.
 func (s *Store) Trim() {
 	s.out, s.spare = nil, s.work.NewBatch()
+	if s.helper != nil {
+		s.helper.out = nil
+	}
 	if s.pipeline.busy() || s.closed {
 		return // what comes in is a batch's, also of one that was given up
 	}
@@ -352,6 +363,9 @@ func (s *Store) Close(ctx context.Context) error {
 		}
 	}
 	s.helpers.Wait()
+	if s.helper != nil {
+		s.helper.helpers.Wait()
+	}
 	return err
 }
 
@@ -438,6 +452,7 @@ func (s *Store) endIfDone() {
 		return
 	}
 	s.closed = true
+	s.dismiss()
 	s.leaveLine()
 	if s.stopDial != nil {
 		s.stopDial()

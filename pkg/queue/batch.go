@@ -72,6 +72,7 @@ type Batch struct {
 	params [][]byte
 	buf    [][]byte // the params' memory
 	lost   bool     // the last step found its statements lost
+	count  bool     // a large push tells the numbers of its heads (early.go)
 }
 
 // group is a run of entries that are worked in one transaction.
@@ -95,6 +96,7 @@ const (
 	heldStep
 	winnersStep
 	pushStep
+	earlyStep
 )
 
 // Bounds of a batch's patience. What goes on longer is answered Unavailable.
@@ -116,7 +118,7 @@ func NewBatch(c *Config, h *Hints) *Batch {
 // large batch made them grow.
 func (b *Batch) Reset() {
 	b.roll.reset()
-	b.groups, b.kind, b.lost = b.groups[:0], noStep, false
+	b.groups, b.kind, b.lost, b.count = b.groups[:0], noStep, false, false
 	b.gather.reset()
 	b.shrink()
 }
@@ -137,11 +139,7 @@ func (b *Batch) Add(op *Op) {
 // its results are in its items or in its Fault. Calling it twice without sending is
 // harmless.
 func (b *Batch) Step(now time.Duration) []Statement {
-	if !b.begun {
-		b.begun = true
-		b.h.trim()
-	}
-	b.now = now
+	b.start(now)
 	for len(b.groups) > 0 {
 		g := &b.groups[len(b.groups)-1]
 		b.collect(g)
@@ -170,6 +168,15 @@ func (b *Batch) Step(now time.Duration) []Statement {
 	return nil
 }
 
+// start is what each step begins with.
+func (b *Batch) start(now time.Duration) {
+	if !b.begun {
+		b.begun = true
+		b.h.trim()
+	}
+	b.now = now
+}
+
 // Row takes one DataRow of statement #stmt of this step. values are valid during the
 // call only; nil is NULL.
 func (b *Batch) Row(stmt int, values [][]byte) {
@@ -180,13 +187,15 @@ func (b *Batch) Row(stmt int, values [][]byte) {
 		b.heldRow(values)
 	case b.kind == winnersStep:
 		b.winnersRow(values)
+	case b.kind == pushStep && stmt == b.gather.counts && stmt > 0:
+		b.countsRow(values)
 	}
 }
 
 // Tag takes the row count of statement #stmt's CommandComplete.
 func (b *Batch) Tag(stmt int, rows int64) {
 	switch {
-	case b.kind == pushStep && stmt == b.gather.insert:
+	case (b.kind == pushStep || b.kind == earlyStep) && stmt == b.gather.insert:
 		b.gather.stored = rows
 	case b.kind == resolveStep && stmt == resolveHeads:
 		b.gather.made = rows
@@ -280,6 +289,7 @@ func (b *Batch) Unknown() {
 func (b *Batch) maybeStored(g *group) {
 	b.unknown = true
 	g.winners = true
+	b.uncount()
 	for i := g.lo; i < g.hi; i++ {
 		b.entries[i].maybe = true
 	}

@@ -37,6 +37,22 @@ func (c *Config) Prepared() []string {
 	return []string{"push_plan", c.insert()}
 }
 
+// PreparedEarly are those of a connection by which pushes are stored early; nil: none are.
+func (c *Config) PreparedEarly() []string {
+	if c.locksFirst() {
+		return nil
+	}
+	return []string{"push_early", c.insertEarly(), "push_move"}
+}
+
+// insertEarly is the statement that stores messages early.
+func (c *Config) insertEarly() string {
+	if c.PayloadJSONB {
+		return "push_early_insert_jsonb"
+	}
+	return "push_early_insert"
+}
+
 // locksFirst says that a push depends on more than the heads, and so has to lock them before
 // it reads that.
 func (c *Config) locksFirst() bool { return c.Sealer != nil }

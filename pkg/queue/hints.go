@@ -30,6 +30,10 @@ type hint struct {
 	id               UUID
 	encrypted        bool
 
+	// seq is the number of its last message, as far as our own pushes say, if counted (early.go).
+	seq     int64
+	counted bool
+
 	// holder is the transaction that was found to hold the head locked when that was waited for
 	// in vain (held.go), since holderAt as far as is known; 0: nobody. Until heldTill it counts
 	// as held. seen is what the step in flight has said.

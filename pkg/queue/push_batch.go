@@ -2,7 +2,6 @@ package queue
 
 import (
 	"bytes"
-	"encoding/binary"
 	"hash/maphash"
 	"slices"
 )
@@ -26,6 +25,7 @@ type gathering struct {
 
 	seen   []int32 // hash table: 1 + index into rows by (partition, transaction)
 	insert int     // the place of push_insert in its step
+	counts int     // the place of push_count in its step; 0: it is not there
 	stored int64   // rows, as push_insert's tag says
 	made   int64   // heads, as push_heads's tag says
 }
@@ -48,6 +48,8 @@ type head struct {
 	id   UUID
 	n    int
 	last UUID
+	seq  int64 // the number of its last message: expected before a push that is stored early, or told after one
+	told bool
 }
 
 // Buffers that grew beyond these are given back when the batch is reset.
@@ -216,8 +218,7 @@ func (b *Batch) resizeSeen(n int) {
 func (b *Batch) repeats(r *row, transaction []byte) *row {
 	g := &b.gather
 	mask := len(g.seen) - 1
-	hash := maphash.Bytes(seed, transaction) ^ binary.BigEndian.Uint64(r.partition[8:])*0x9e3779b97f4a7c15
-	for i := int(hash) & mask; ; i = (i + 1) & mask {
+	for i := int(transactionHash(r, transaction)) & mask; ; i = (i + 1) & mask {
 		if g.seen[i] == 0 {
 			g.seen[i] = int32(len(g.rows) + 1)
 			return nil
@@ -306,7 +307,7 @@ func (b *Batch) resolved(g *group) {
 			missing = true // deleted between two statements
 			continue
 		}
-		at.known, at.id, at.encrypted = true, at.stagedID, at.stagedEncrypted
+		at.known, at.id, at.encrypted, at.counted = true, at.stagedID, at.stagedEncrypted, false
 		if at.encrypted && b.c.Sealer == nil {
 			b.c.warn(at.queue)
 		}
@@ -404,23 +405,48 @@ func (b *Batch) push(lockFirst bool) []Statement {
 	g := &b.gather
 	g.stored = 0
 	b.begin(pushParams)
-	p := b.buf
-	for i := range p[:pushParams] {
-		p[i] = p[i][:0]
+	b.appendHeads()
+	b.appendQueues()
+	b.appendRows()
+	if !b.c.locksFirst() {
+		b.statement("push_plan") // before each push_insert: a plan is kept, and a pooler shares it
 	}
-	n := len(g.heads)
-	p[headPartition] = array(p[headPartition], oidUUID, n, false)
-	p[headCount] = array(p[headCount], oidInt4, n, false)
-	p[headLast] = array(p[headLast], oidUUID, n, false)
-	for i := range g.heads {
-		h := &g.heads[i]
+	if lockFirst {
+		b.statement("push_lock", headPartition)
+	}
+	g.insert = len(b.stmts)
+	if b.c.Sealer == nil {
+		b.statement(b.c.insert(), plainParams[:]...)
+	} else {
+		b.statement(b.c.insert(), sealedParams[:]...)
+	}
+	if g.counts = 0; b.wantsCounts() {
+		g.counts = len(b.stmts)
+		b.statement("push_count", headPartition)
+		b.stmts[g.counts].Unnamed = true // it is rare
+	}
+	return b.stmts
+}
+
+// appendHeads makes the params that say which heads are moved, and how.
+func (b *Batch) appendHeads() {
+	heads, p := b.gather.heads, b.buf
+	n := len(heads)
+	p[headPartition] = array(p[headPartition][:0], oidUUID, n, false)
+	p[headCount] = array(p[headCount][:0], oidInt4, n, false)
+	p[headLast] = array(p[headLast][:0], oidUUID, n, false)
+	for i := range heads {
+		h := &heads[i]
 		p[headPartition] = uuidElement(p[headPartition], &h.id)
 		p[headCount] = int4Element(p[headCount], h.n)
 		p[headLast] = uuidElement(p[headLast], &h.last)
 	}
-	b.appendQueues()
+}
 
-	n = len(g.rows)
+// appendRows makes the params that are the messages.
+func (b *Batch) appendRows() {
+	g, p := &b.gather, b.buf
+	n := len(g.rows)
 	traces, seals, producers := 0, 0, 0 // rows that have one
 	for i := range g.rows {
 		it := b.itemOf(&g.rows[i])
@@ -434,14 +460,14 @@ func (b *Batch) push(lockFirst bool) []Statement {
 			producers++
 		}
 	}
-	p[rowHead] = array(p[rowHead], oidInt4, n, false)
-	p[rowRank] = array(p[rowRank], oidInt4, n, false)
-	p[rowID] = array(p[rowID], oidUUID, n, false)
-	p[rowTransaction] = array(p[rowTransaction], oidText, n, false)
-	p[rowTrace] = array(p[rowTrace], oidUUID, allOrNone(n, traces), traces < n)
-	p[rowPayload] = array(p[rowPayload], oidText, n, false)
-	p[rowSealed] = array(p[rowSealed], oidBool, allOrNone(n, seals), false)
-	p[rowProducer] = array(p[rowProducer], oidText, allOrNone(n, producers), producers < n)
+	p[rowHead] = array(p[rowHead][:0], oidInt4, n, false)
+	p[rowRank] = array(p[rowRank][:0], oidInt4, n, false)
+	p[rowID] = array(p[rowID][:0], oidUUID, n, false)
+	p[rowTransaction] = array(p[rowTransaction][:0], oidText, n, false)
+	p[rowTrace] = array(p[rowTrace][:0], oidUUID, allOrNone(n, traces), traces < n)
+	p[rowPayload] = array(p[rowPayload][:0], oidText, n, false)
+	p[rowSealed] = array(p[rowSealed][:0], oidBool, allOrNone(n, seals), false)
+	p[rowProducer] = array(p[rowProducer][:0], oidText, allOrNone(n, producers), producers < n)
 	head, rank := 0, 0
 	for i := range g.rows {
 		r := &g.rows[i]
@@ -473,20 +499,6 @@ func (b *Batch) push(lockFirst bool) []Statement {
 			p[rowProducer] = nullElement(p[rowProducer])
 		}
 	}
-
-	if !b.c.locksFirst() {
-		b.statement("push_plan") // before each push_insert: a plan is kept, and a pooler shares it
-	}
-	if lockFirst {
-		b.statement("push_lock", headPartition)
-	}
-	g.insert = len(b.stmts)
-	if b.c.Sealer == nil {
-		b.statement(b.c.insert(), plainParams[:]...)
-	} else {
-		b.statement(b.c.insert(), sealedParams[:]...)
-	}
-	return b.stmts
 }
 
 // allOrNone is how long an array for n rows is of which some have what it is for, and most
@@ -502,8 +514,8 @@ func allOrNone(n, some int) int {
 // committed.
 func (b *Batch) IsLast() bool { return b.kind == pushStep && len(b.groups) == 1 }
 
-// The params of push_insert, $1 to $11, and the two more of push_insert_sealed, by their
-// place in buf.
+// The params of push_insert, $1 to $11, the two more of push_insert_sealed, and the one more of
+// push_early_insert and push_move, by their place in buf.
 const (
 	headPartition = iota
 	headCount
@@ -518,6 +530,7 @@ const (
 	rowProducer
 	queueName
 	queueSealed
+	headSeq
 	pushParams
 )
 
@@ -526,6 +539,8 @@ var (
 		rowHead, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer}
 	sealedParams = [...]int{headPartition, headCount, headLast,
 		rowHead, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer, queueName, queueSealed}
+	earlyParams = [...]int{headPartition, headSeq,
+		rowHead, rowRank, rowID, rowTransaction, rowTrace, rowPayload, rowSealed, rowProducer}
 )
 
 // sealed says whether the payloads for a partition are sent encrypted.
@@ -547,7 +562,7 @@ func (b *Batch) appendQueues() {
 			n++
 		}
 	}
-	names, flags := array(b.buf[queueName], oidText, n, false), array(b.buf[queueSealed], oidBool, n, false)
+	names, flags := array(b.buf[queueName][:0], oidText, n, false), array(b.buf[queueSealed][:0], oidBool, n, false)
 	for i := range heads {
 		if differs(i) {
 			names, flags = element(names, heads[i].at.queue), boolElement(flags, heads[i].at.encrypted)
@@ -561,9 +576,11 @@ func (b *Batch) pushed(g *group) {
 	if b.gather.stored != int64(len(b.gather.rows)) {
 		// Somebody has put something (a trigger, a rule) on the table that keeps rows from
 		// being stored. Others are, and all are counted: no answer would be right.
+		b.uncount()
 		b.decideAll(g, Fault{Internal, "queen.messages did not take what it should; is there a trigger on it?"})
 		return
 	}
+	b.moved()
 	for i := range b.gather.rows {
 		r := &b.gather.rows[i]
 		if it := b.itemOf(r); it != nil {

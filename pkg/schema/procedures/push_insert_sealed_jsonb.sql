@@ -1,8 +1,8 @@
 -- push: moves the heads and stores the messages. Either push_lock has locked the heads, or
 -- push_plan has seen to the order in which they are locked here. A head that somebody else
 -- moves meanwhile is waited for, and what is added to it is added to what it is then (manual,
--- "Read Committed Isolation Level"). Rows of one partition share created_at: the time when its
--- head was come to, before any wait for it, or later than all that was committed there before;
+-- "Read Committed Isolation Level"). Rows of one partition share created_at: the time when the
+-- transaction began, or later than all that was committed there before;
 -- their ids say the order among them. With a head that is not there, or a queue
 -- whose encryption is not what the sender assumed, all messages get a null id, which fails the
 -- whole transaction. (SELECT $1) keeps the planner from looking into the arrays, as in
@@ -22,7 +22,7 @@ WITH l AS (
            last_message_created_at = greatest(g.now, h.last_message_created_at + interval '1 microsecond'),
            updated_at = greatest(g.now, h.last_message_created_at + interval '1 microsecond')
       FROM (SELECT unnest((SELECT $1::uuid[])) AS part, unnest($2::int4[]) AS n, unnest($3::uuid[]) AS last,
-                   clock_timestamp() AS now) g
+                   now() AS now) g
      WHERE h.partition_id = g.part
     RETURNING h.partition_id, h.seq - g.n AS seq, h.last_message_created_at AS ts),
 moved AS MATERIALIZED (
