@@ -56,7 +56,7 @@ func (c *conn) opened(write func([]byte) error, shut func()) {
 	now := s.sv.Now()
 	s.conn, s.state, s.heardAt = c, idle, now
 	s.away = false
-	s.stats.Connects.Add(1)
+	s.events().Connects.Add(1)
 	if !s.suspect {
 		s.db.laneUp(s.id, c.link.about)
 		if !s.leftShut { // others need not hurry to a server that may say the same again
@@ -226,15 +226,18 @@ func (s *Store) proven() {
 // stopped, or the way to it cut without a word; either way it counts as away until a
 // connection says otherwise.
 func (s *Store) hung(now time.Duration) {
-	s.stats.Hangs.Add(1)
+	s.events().Hangs.Add(1)
+	if o := s.owner; o != nil {
+		ends := o.early == moving
+		s.lost(s.conn, errHung, now)
+		if ends { // it is the lane that has waited
+			o.hung(now)
+		}
+		return
+	}
 	s.away = true
 	s.db.hung(now)
-	o := s.owner
-	ends := o != nil && o.early == moving
 	s.lost(s.conn, errHung, now)
-	if ends { // it is the lane that has waited
-		o.hung(now)
-	}
 	s.giveBack(now)
 }
 
@@ -282,7 +285,7 @@ func (s *Store) forget(c *conn, why error, now time.Duration) {
 	s.forgetNext()
 	s.leaveLine() // what it was at may go on in the server, and the locks know
 	s.state, s.downSince, s.rerun = down, now, true
-	s.stats.Losses.Add(1)
+	s.events().Losses.Add(1)
 	s.db.laneDown(s.id, why)
 	if s.working { // as always while something follows a batch that is in flight
 		s.sv.Defer(s.answerDecided)
@@ -335,6 +338,9 @@ func (s *Store) redial(now time.Duration) {
 	switch {
 	case s.attempts > 0:
 		s.dialAt = now + backoff(s.attempts, rand.Float64())
+		if s.owner != nil {
+			s.dialAt += (s.dialAt - now) * helperPatience
+		}
 	case s.suspect || s.leftShut:
 		s.dial(now) // it is no silence that has brought us here, and nobody will call
 	default:
@@ -360,6 +366,18 @@ func (s *Store) dialSoon() {
 			}
 		})
 	}
+}
+
+// helperPatience is how many times longer a helper waits: without it nothing is missing, and it
+// may be that there is no connection left for it.
+const helperPatience = 10
+
+// events are the counters of what becomes of connections: a helper's count as its owner's.
+func (s *Store) events() *Stats {
+	if s.owner != nil {
+		return &s.owner.stats
+	}
+	return &s.stats
 }
 
 // backoff is how long to wait after so many attempts; chance is in [0, 1).
@@ -388,7 +406,7 @@ func (s *Store) dialFailed(why error) {
 		why = errStuck
 	}
 	s.away = true
-	s.stats.ConnectFailures.Add(1)
+	s.events().ConnectFailures.Add(1)
 	s.db.laneDown(s.id, why)
 	now := s.sv.Now()
 	s.redial(now)

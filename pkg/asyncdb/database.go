@@ -59,6 +59,7 @@ const (
 	laneConnected             // and it works
 	laneLost                  // or never there
 	laneLeft                  // its store was closed
+	laneAside                 // a helper's: nothing is missing without it
 )
 
 // Open checks the configuration. It does not connect: stores do.
@@ -114,7 +115,7 @@ func (db *Database) Health() Health {
 
 func (db *Database) count() (open, connected int) {
 	for _, l := range db.lanes {
-		if l != laneLeft {
+		if l != laneLeft && l != laneAside {
 			open++
 		}
 		if l == laneConnected {
@@ -136,7 +137,11 @@ func (db *Database) isConnected() bool {
 func (db *Database) enlist(s *Store) int {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	db.lanes = append(db.lanes, laneNew)
+	l := laneNew
+	if s.owner != nil {
+		l = laneAside
+	}
+	db.lanes = append(db.lanes, l)
 	db.stores = append(db.stores, s)
 	return len(db.lanes) - 1
 }
@@ -164,6 +169,10 @@ func (db *Database) leave(id int) {
 func (db *Database) laneUp(id int, about string) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	if db.lanes[id] == laneAside {
+		db.config.Log.Debug().Int("lane", id).Msg(about)
+		return
+	}
 	first := db.lanes[id] == laneNew
 	db.lanes[id] = laneConnected
 	db.config.Log.Debug().Int("lane", id).Msg(about)
@@ -188,6 +197,10 @@ func (db *Database) laneUp(id int, about string) {
 func (db *Database) laneDown(id int, why error) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
+	if db.lanes[id] == laneAside {
+		db.config.Log.Debug().Int("lane", id).Str("error", brief(why.Error())).Msg("there is no connection by which large pushes are stored early")
+		return
+	}
 	silent := db.last != nil && !db.up // this outage was said
 	db.lanes[id] = laneLost
 	db.last, db.lastAt = why, time.Now()

@@ -43,6 +43,12 @@ const (
 // notExpected is the SQLSTATE of push_move when a head is not where it was expected.
 const notExpected = "22012"
 
+// earlyPatience is how long the helper's transaction is left open for its turn to come, and how long
+// its rows are waited for when that has come. Somebody may wait for one of its messages whom the
+// batch before it waits for; PostgreSQL does not know that this batch waits for that one, and would
+// find no deadlock.
+const earlyPatience = 200 * time.Millisecond
+
 // earlyRest is for half as many batches none is stored early after one was in vain; twice as
 // as many after each further one, earlyRestMax at most.
 const (
@@ -64,9 +70,13 @@ type help struct {
 
 // hire makes the helper.
 func (s *Store) hire() {
-	s.helper = s.db.newStore(s.sv, Work{NewBatch: func() Batch { return nil }, Prepare: s.work.Early})
-	s.helper.owner = s
-	s.sv.Post(func() { s.helper.dial(s.sv.Now()) })
+	h := s.db.newStore(s.sv, Work{NewBatch: func() Batch { return nil }, Prepare: s.work.Early, owner: s})
+	s.helper = h
+	s.sv.Post(func() {
+		if !h.closed {
+			h.dial(s.sv.Now())
+		}
+	})
 }
 
 // dismiss ends the helper with its owner.
@@ -90,22 +100,24 @@ func (s *Store) count(b Batch) {
 // mayBeBefore says whether another batch may be stored early while b's next step is in flight.
 // Then it must be known that this has begun: the later one's messages are to be of a later time.
 func (s *Store) mayBeBefore(b Batch) bool {
-	return s.helper != nil && s.pause == 0 && b.Rows() >= queue.EarlyRowsMin && s.canFollow()
+	return s.helper != nil && s.helper.state != down && s.pause == 0 && queue.IsLarge(b.Rows(), len(b.Ops())) && s.canFollow()
 }
 
 // waitsForBegin says that what waits can be stored early as soon as the step in flight has begun.
 func (s *Store) waitsForBegin() bool {
-	return s.pipeline.told && !s.pipeline.hasBegun() && s.gather.rows >= queue.EarlyRowsMin && s.helper.state == idle
+	return s.pipeline.told && !s.pipeline.hasBegun() && queue.IsLarge(s.gather.rows, s.gather.waiting()) && s.helper.state == idle
 }
 
 // storeEarly has the helper store next, which is filled. false: it cannot.
 func (s *Store) storeEarly(now time.Duration) bool {
-	if s.work.Early == nil || s.next.Rows() < queue.EarlyRowsMin {
+	if s.work.Early == nil || !queue.IsLarge(s.next.Rows(), len(s.next.Ops())) {
 		return false
 	}
 	h := s.helper
 	if h == nil {
-		s.hire()
+		if !s.closing {
+			s.hire()
+		}
 		return false
 	}
 	if s.pause > 0 || !s.pipeline.told || h.state != idle || h.left(now) || h.inline || h.conn.link.inline || h.conn.link.instance.id != s.conn.link.instance.id {
@@ -144,7 +156,11 @@ func (s *Store) turnToMove(now time.Duration) {
 	s.state = helped
 	if s.early == stored {
 		s.move(now)
+		return
 	}
+	h := s.helper
+	h.hungAt = min(h.hungAt, now+earlyPatience) // the lane's own connection is free meanwhile
+	h.arm(h.hungAt)
 }
 
 // move has the helper end current, which it has stored.
@@ -172,12 +188,22 @@ func (s *Store) hasHelped(e *queue.SQLError, now time.Duration) {
 	s.proven()
 	switch {
 	case o.early == storing && e == nil:
-		if o.early = stored; o.state == helped {
+		o.early, s.hungAt = stored, now+earlyPatience
+		if o.state == helped {
 			o.move(now)
+		} else {
+			s.arm(s.hungAt)
 		}
 		return
 	case o.early == moving && e == nil:
 		s.state = idle
+		if o.left(now) { // as if the lane's own connection had brought the answer
+			o.early = noEarly
+			o.unknown()
+			o.state = idle
+			o.leave(now)
+			return
+		}
 		o.early, o.vain, o.state = noEarly, 0, idle
 		o.proven()
 		o.stats.StepNanos.Observe(uint64(now - s.sentAt))
@@ -185,13 +211,11 @@ func (s *Store) hasHelped(e *queue.SQLError, now time.Duration) {
 		o.advance(now)
 		return
 	case o.early == moving && queue.Classify(e.Code) == queue.ClassUnknown:
-		o.early = noEarly
-		o.unknown()
+		o.doubtEarly()
 	case o.early != noEarly:
-		o.inVain()
 		o.forgetEarly(o.early == moving && e.Code == notExpected)
 	}
-	s.undo(now)
+	s.undo(e, now)
 	if o.state == helped {
 		o.goOn()
 	}
@@ -204,8 +228,16 @@ func (s *Store) inVain() {
 	s.pause = min(earlyRest<<min(s.vain, 16), earlyRestMax)
 }
 
-// undo ends the helper's transaction, if it has one.
-func (s *Store) undo(now time.Duration) {
+// undo ends the helper's transaction, if it has one. e, unless nil, is why: another connection may
+// be better.
+func (s *Store) undo(e *queue.SQLError, now time.Duration) {
+	if e != nil {
+		switch queue.Classify(e.Code) {
+		case queue.ClassLost, queue.ClassAway, queue.ClassSetup:
+			s.hangUp(serverError(e), now)
+			return
+		}
+	}
 	if s.pipeline.status == 'I' {
 		s.state = idle
 		return
@@ -234,6 +266,14 @@ func (s *Store) isEarly() *queue.Batch {
 func (s *Store) forgetEarly(wrong bool) {
 	s.isEarly().Late(wrong)
 	s.early = noEarly
+	s.inVain()
+}
+
+// doubtEarly is forgetEarly for a batch of which nobody knows whether it is committed.
+func (s *Store) doubtEarly() {
+	s.early = noEarly
+	s.inVain()
+	s.unknown()
 }
 
 // undoEarly has what was stored early undone: what it was to come after has failed.
@@ -246,10 +286,9 @@ func (s *Store) undoEarly(now time.Duration) {
 		h.lost(h.conn, errEarly, now)
 		return
 	}
-	s.stats.Late.Add(1)
 	s.forgetEarly(false)
 	if h.state == lent {
-		h.undo(now)
+		h.undo(nil, now)
 	} else {
 		h.pipeline.deafen()
 	}
@@ -262,10 +301,8 @@ func (s *Store) helpLost() {
 	case noEarly:
 		return
 	case moving:
-		s.early = noEarly
-		s.unknown()
+		s.doubtEarly()
 	default:
-		s.stats.Late.Add(1)
 		s.forgetEarly(false)
 	}
 	if s.state == helped {

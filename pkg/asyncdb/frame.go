@@ -266,10 +266,10 @@ func appendExecute(dst []byte) []byte {
 	return append(dst, 'E', 0, 0, 0, 9, 0, 0, 0, 0, 0)
 }
 
-// appendSync ends a step: the server commits or rolls back, and says that it is ready.
 // appendFlush writes a Flush: the server sends the answers that it has, before the Sync.
 func appendFlush(dst []byte) []byte { return append(dst, 'H', 0, 0, 0, 4) }
 
+// appendSync ends a step: the server commits or rolls back, and says that it is ready.
 func appendSync(dst []byte) []byte { return append(dst, 'S', 0, 0, 0, 4) }
 
 // appendTerminate says good-bye.

@@ -53,8 +53,12 @@ func (db *Database) arrived(id int, at *instance) {
 	behind := 0
 	db.mu.Lock()
 	for other, s := range db.stores {
-		if other != id && db.lanes[other] == laneConnected {
+		switch l := db.lanes[other]; {
+		case other == id:
+		case l == laneConnected:
 			behind++
+			s.sv.Post(s.leaveFn)
+		case l == laneAside:
 			s.sv.Post(s.leaveFn)
 		}
 	}
@@ -90,7 +94,7 @@ func (s *Store) left(now time.Duration) bool {
 // answer has just come is one that nothing is known of.
 func (s *Store) leave(now time.Duration) {
 	s.leftAt, s.leftFrom, s.leftShut = now, s.conn.link.instance.id, s.conn.readOnly || s.conn.standby
-	s.stats.Moves.Add(1)
+	s.events().Moves.Add(1)
 	s.hangUp(errLeft, now)
 }
 

@@ -320,6 +320,8 @@ func (s *Store) tick() {
 		} else {
 			s.hung(now)
 		}
+	case s.state == lent && now >= s.hungAt:
+		s.owner.undoEarly(now)
 	case s.state == resting && now >= s.restTill:
 		s.advance(now)
 	case s.state == idle && !s.inLine && now >= s.probeAt():
@@ -337,7 +339,7 @@ func (s *Store) tick() {
 		s.arm(first - expireAhead)
 	}
 	switch s.state {
-	case busy, probing:
+	case busy, probing, lent:
 		s.arm(s.hungAt)
 	case resting:
 		s.arm(s.restTill)

@@ -130,6 +130,8 @@ type Work struct {
 	// while one is in flight; nil: none is. For pushes, with Follow.
 	Early []string
 
+	owner *Store // of a helper: whom it helps
+
 	// Turns has lanes whose ops have partitions in common send one after another. For pushes.
 	Turns bool
 }
@@ -148,6 +150,7 @@ func (db *Database) newStore(sv Services, work Work) *Store {
 		db: db, sv: sv, work: work,
 		gather:  newGather(db.config.Limits),
 		current: work.NewBatch(), spare: work.NewBatch(), next: work.NewBatch(),
+		help:      help{owner: work.owner},
 		downSince: sv.Now(),
 		end:       make(chan struct{}),
 	}

@@ -21,7 +21,7 @@ import (
 
 const (
 	// EarlyRowsMin is how many messages a push has at least that is stored early: a transaction
-	// of three round trips is a waste for a few.
+	// of two round trips, beside another, is a waste for a few.
 	EarlyRowsMin = 200
 
 	// earlyPerHead is how many of them there are for each partition, at least: what cannot be
@@ -33,6 +33,9 @@ const (
 	earlyPerOp = 8
 )
 
+// IsLarge says whether so many messages of so many requests are worth to be stored early.
+func IsLarge(rows, requests int) bool { return rows >= EarlyRowsMin && rows >= earlyPerOp*requests }
+
 // Count has the next push, if it is a large one, tell the numbers of its partitions' last
 // messages, if they are not known.
 func (b *Batch) Count() { b.count = true }
@@ -40,7 +43,7 @@ func (b *Batch) Count() { b.count = true }
 // isLarge says whether what was collected is worth to be stored early.
 func (b *Batch) isLarge() bool {
 	n := len(b.gather.rows)
-	return n >= EarlyRowsMin && n >= earlyPerHead*len(b.gather.heads) && n >= earlyPerOp*len(b.entries)
+	return IsLarge(n, len(b.entries)) && n >= earlyPerHead*len(b.gather.heads)
 }
 
 // wantsCounts says whether the push that was collected has to tell numbers.

@@ -199,11 +199,30 @@ func TestAnEarlyPushThatBeganFirstIsLate(t *testing.T) {
 	d.end(t)
 }
 
+// That is all that need be known of it: it may not have moved a head yet.
+func TestAPushIsStoredWhileTheOneBeforeHasJustBegun(t *testing.T) {
+	d := newDuel(t, false, "second")
+	d.one.exec("BEGIN")
+	step := d.first.Step(now())
+	d.one.sendOK(step[:1], nil)
+	d.store(t)
+	d.one.sendOK(step[1:], nil)
+	d.first.gather.stored = EarlyRowsMin // its place in the step is not that in what was sent
+	d.commit()
+	if code := d.move(t); code != "" {
+		t.Fatalf("it is late: %s", code)
+	}
+	d.end(t)
+}
+
 // Nobody's lock is waited for: what holds it comes between.
 func TestAnEarlyPushDoesNotWaitForALock(t *testing.T) {
 	d := newDuel(t, false, "second")
 	d.begin()
 	d.store(t)
+	if r := d.two.conn.ExecParams(context.Background(), "SHOW lock_timeout", nil, nil, nil, nil).Read(); string(r.Rows[0][0]) != "100ms" {
+		t.Errorf("it waits for %s", r.Rows[0][0])
+	}
 	d.commit()
 	other := newStore(t, d.db)
 	other.exec("BEGIN; SELECT FROM queen.partition_lookup FOR UPDATE")
@@ -244,6 +263,9 @@ func TestNumbersAreForgottenWhereTheyMayBeWrong(t *testing.T) {
 		d.one.sendOK(d.first.Step(now()), d.first)
 		d.one.exec("ROLLBACK")
 		f(d)
+		if d.one.hints.get([]byte("q"), []byte("p0")).counted {
+			t.Errorf("%s: its number is remembered", what)
+		}
 		other := NewBatch(d.one.config, d.one.hints)
 		other.Add(d.one.op(large("other", EarlyRowsMin, 1)))
 		other.Step(now())
