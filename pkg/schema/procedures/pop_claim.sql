@@ -37,8 +37,21 @@
 -- what is beyond twice $12; there a request's first message, which no share bounds, is taken
 -- for four times that, and no more than 8 that are large are looked at. The others are
 -- measured by themselves, which is as much work as to deliver them. A request that gets nothing of
--- $12 takes no lease. A payload is made text when all is in order, so that what is sorted is
--- where it is and not what it says.
+-- $12 takes no lease.
+--
+-- To look at a message costs more than to find it, so what decides has one row for each try:
+-- what its partition has, as arrays (found), and how many of these messages, the first ones,
+-- are left when the request's want and its share by compressed size (wanted), twice $12
+-- (near), its share (own) and $12 (taken) are looked at: part is their number and their
+-- bytes. Each of these is a sum of positive numbers, so what it leaves out is the end, of
+-- the request or of all. Messages are added up one by one only where that has begun. The
+-- try with before = 0 is the first of its request. A message more than wanted is looked at,
+-- to know whether more is there.
+-- j and x are rows in one column, since a column costs something at each step; OFFSET 0
+-- has each step done once, and in the order that is there. The messages' other columns are
+-- read last, try by try in their order: nothing is sorted with a payload in it, and the
+-- order of the answer is that of a nested loop over what was sorted. until keeps the index
+-- from being read further than that.
 --
 -- per try: $1 int4[] request, $2 uuid[] partition, or null and by name: $3 text[] queue, $4 text[] partition,
 -- $5 text[] group, $6 int4[] want, $7 int4[] partitions, $8 bool[] auto, $9 text[] lease,
@@ -123,40 +136,91 @@ judged AS MATERIALIZED (
                     WHERE m.partition_id = f.id AND f.win IS NOT NULL
                     ORDER BY m.created_at DESC, m.id DESC
                     LIMIT 1) n ON true) v),
+found AS (
+    SELECT j.request, j.o, j.want, j.share, j, x, x.n, x.due, x.size
+      FROM (SELECT request, o, want, share, id, grp, auto, lease_id, lease_time, ts, delay, after_at, after_id,
+                   CASE WHEN cursor_at IS NULL AND NOT auto THEN start END AS begins
+              FROM judged
+             WHERE verdict = 1 AND rank <= partitions
+             ORDER BY request, o OFFSET 0) j
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS n, count(*) FILTER (WHERE m.created_at + j.delay <= j.ts) AS due, sum(m.size) AS size, max(m.size) AS largest,
+                  array_agg(m.size) AS sizes, array_agg(m.created_at) AS ats, array_agg(m.id) AS ids, array_agg(m.seq) AS seqs
+             FROM (SELECT m.created_at, m.id, m.seq, pg_column_size(m.payload) AS size
+                     FROM queen.messages m
+                    WHERE m.partition_id = j.id AND (m.created_at, m.id) > (j.after_at, j.after_id)
+                    ORDER BY m.created_at, m.id
+                    LIMIT j.want + 1) m
+           OFFSET 0) x),
+wanted AS (
+    SELECT c.request, c.o, c.share, c.j, c.x, c.before,
+           CASE WHEN c.rough <= c.share AND c.most >= c.n - 1
+                THEN ARRAY[c.most, c.size - CASE WHEN c.most < c.n THEN (c.x).sizes[c.n] ELSE 0 END]
+                ELSE (SELECT ARRAY[count(*), coalesce(sum(f.size), 0)]
+                        FROM (SELECT u.i, u.size, sum(512 + u.size) OVER (ORDER BY u.i ROWS UNBOUNDED PRECEDING) AS rough
+                                FROM unnest((c.x).sizes) WITH ORDINALITY u (size, i)) f
+                       WHERE f.i <= c.most
+                         AND (c.rough - 512 * c.n - c.size + f.rough <= c.share OR c.before = 0 AND f.i = 1)) END AS part
+      FROM (SELECT b.*, least(b.due, b.want - b.before) AS most
+              FROM (SELECT f.*, (sum(f.due) OVER w)::bigint - f.due AS before, (sum(512 * f.n + f.size) OVER w)::bigint AS rough
+                      FROM found f
+                    WINDOW w AS (PARTITION BY f.request ORDER BY f.o ROWS UNBOUNDED PRECEDING)) b) c
+     ORDER BY c.request, c.o OFFSET 0),
+near AS (
+    SELECT d.request, d.o, d.share, d.j, d.x, d.before, d.part,
+           CASE WHEN d.weights <= 2 * $12::bigint AND d.large <= 8 THEN d.part[1]
+                ELSE (SELECT count(*)
+                        FROM (SELECT u.i, sum(CASE WHEN u.i = 1 AND d.before = 0 THEN 4 * u.size ELSE u.size END)
+                                          OVER (ORDER BY u.i ROWS UNBOUNDED PRECEDING) AS weights
+                                FROM unnest((d.x).sizes) WITH ORDINALITY u (size, i)) f
+                       WHERE f.i <= d.part[1]
+                         AND (d.weights - d.weight + f.weights <= 2 * $12::bigint AND d.large <= 8 OR d.weights = d.weight AND f.i = 1)) END AS near
+      FROM (SELECT c.*, (sum(c.weight) OVER w)::bigint AS weights, count(*) FILTER (WHERE c.before = 0 AND (c.x).sizes[1] > 16000) OVER w AS large
+              FROM (SELECT r.*, r.part[2] + CASE WHEN r.before = 0 THEN 3 * (r.x).sizes[1] ELSE 0 END AS weight
+                      FROM wanted r
+                     WHERE r.part[1] > 0) c
+            WINDOW w AS (ORDER BY c.request, c.o ROWS UNBOUNDED PRECEDING)) d
+     ORDER BY d.request, d.o OFFSET 0),
+own AS (
+    SELECT d.request, d.o, d.j, d.x, d.before, d.owns,
+           CASE WHEN d.bytes <= d.share THEN ARRAY[d.near, d.own]
+                ELSE (SELECT ARRAY[count(*), coalesce(max(f.bytes), 0)]
+                        FROM (SELECT u.i, sum(512 + u.own) OVER (ORDER BY u.i ROWS UNBOUNDED PRECEDING) AS bytes
+                                FROM unnest(d.owns) WITH ORDINALITY u (own, i)) f
+                       WHERE f.i <= d.near
+                         AND (d.bytes - d.own + f.bytes <= d.share OR d.before = 0 AND f.i = 1)) END AS part
+      FROM (SELECT c.*, (sum(c.own) OVER (PARTITION BY c.request ORDER BY c.o ROWS UNBOUNDED PRECEDING))::bigint AS bytes
+              FROM (SELECT n.request, n.o, n.share, n.j, n.x, n.before, n.near, coalesce(y.owns, (n.x).sizes) AS owns,
+                           512 * n.near + coalesce(y.own, CASE WHEN n.near > 0 THEN n.part[2] ELSE 0 END) AS own
+                      FROM near n
+                     CROSS JOIN LATERAL (
+                           SELECT array_agg(m.own) AS owns, sum(m.own) AS own
+                             FROM (SELECT CASE WHEN pg_column_size(m.payload) < 200 THEN pg_column_size(m.payload) ELSE octet_length(m.payload::text) END AS own
+                                     FROM queen.messages m
+                                    WHERE m.partition_id = (n.j).id AND (m.created_at, m.id) > ((n.j).after_at, (n.j).after_id)
+                                      AND m.created_at <= (n.x).ats[n.near]
+                                    ORDER BY m.created_at, m.id
+                                    LIMIT CASE WHEN (n.x).largest < 200 AND n.near = n.part[1] THEN 0 ELSE n.near END) m
+                           OFFSET 0) y
+                     ORDER BY n.request, n.o OFFSET 0) c) d
+     ORDER BY d.request, d.o OFFSET 0),
 taken AS MATERIALIZED (
-    SELECT f.*, f.near AND (f.turn = 1 OR f.total <= (SELECT $12::bigint)) AS fits
-      FROM (SELECT e.*, row_number() OVER w AS turn, sum(e.own) OVER w AS total
-              FROM (SELECT n.*, sum(n.own) OVER (PARTITION BY n.request ORDER BY n.o, n.created_at, n.id ROWS UNBOUNDED PRECEDING) AS bytes
-                      FROM (SELECT r.*, 512 + CASE WHEN r.size < 200 OR NOT r.near THEN r.size ELSE octet_length(r.payload::text) END AS own
-                              FROM (SELECT d.*, row_number() OVER w = 1
-                                           OR sum(CASE WHEN d.place = 1 THEN 4 * d.size ELSE d.size END) OVER w <= (SELECT 2 * $12::bigint)
-                                              AND count(*) FILTER (WHERE d.place = 1 AND d.size > 16000) OVER w <= 8 AS near
-                                      FROM (SELECT c.*, count(*) FILTER (WHERE c.due) OVER w AS place, sum(512 + c.size) OVER w AS rough,
-                                                   lead(true) OVER (PARTITION BY c.request, c.o ORDER BY c.created_at, c.id) AS followed
-                                              FROM (SELECT j.request, j.o, j.want, j.share, j.id AS partition_id, j.grp, j.auto, j.lease_id, j.lease_time, j.ts, x.*,
-                                                           CASE WHEN j.cursor_at IS NULL AND NOT j.auto THEN j.start END AS begins,
-                                                           x.created_at + j.delay <= j.ts AS due, pg_column_size(x.payload) AS size
-                                                      FROM judged j
-                                                     CROSS JOIN LATERAL (
-                                                           SELECT m.id, m.created_at, m.transaction_id, m.trace_id, m.producer_sub, m.seq, m.payload
-                                                             FROM queen.messages m
-                                                            WHERE m.partition_id = j.id AND (m.created_at, m.id) > (j.after_at, j.after_id)
-                                                            ORDER BY m.created_at, m.id
-                                                            LIMIT j.want + 1) x
-                                                     WHERE j.verdict = 1 AND j.rank <= j.partitions) c
-                                            WINDOW w AS (PARTITION BY c.request ORDER BY c.o, c.created_at, c.id ROWS UNBOUNDED PRECEDING)) d
-                                     WHERE d.due AND d.place <= d.want AND (d.place = 1 OR d.rough <= d.share)
-                                    WINDOW w AS (ORDER BY d.request, d.o, d.created_at, d.id ROWS UNBOUNDED PRECEDING)) r
-                            OFFSET 0) n) e
-             WHERE e.place = 1 OR e.bytes <= e.share
-            WINDOW w AS (ORDER BY e.request, e.o, e.created_at, e.id ROWS UNBOUNDED PRECEDING)) f),
+    SELECT e.o, e.j, e.x, e.before, e.part[1] AS n, e.part[2] AS bytes
+      FROM (SELECT d.o, d.j, d.x, d.before,
+                   CASE WHEN d.total <= $12::bigint THEN d.part
+                        ELSE (SELECT ARRAY[count(*), coalesce(max(f.total), 0)]
+                                FROM (SELECT u.i, sum(512 + u.own) OVER (ORDER BY u.i ROWS UNBOUNDED PRECEDING) AS total
+                                        FROM unnest(d.owns) WITH ORDINALITY u (own, i)) f
+                               WHERE f.i <= d.part[1]
+                                 AND (d.total - d.part[2] + f.total <= $12::bigint OR d.total = d.part[2] AND f.i = 1)) END AS part
+              FROM (SELECT c.*, (sum(c.part[2]) OVER (ORDER BY c.request, c.o ROWS UNBOUNDED PRECEDING))::bigint AS total
+                      FROM own c) d
+            OFFSET 0) e),
 ends AS MATERIALIZED (
-    SELECT DISTINCT ON (o) o, partition_id, grp, auto, lease_id, lease_time, ts, id, created_at, seq, followed, begins,
-           count(*) OVER w AS n, sum(own) OVER w AS bytes
-      FROM taken
-     WHERE fits
-    WINDOW w AS (PARTITION BY o ORDER BY place DESC ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-     ORDER BY o, place DESC),
+    SELECT e.o, (e.j).id AS partition_id, (e.j).grp, (e.j).auto, (e.j).lease_id, (e.j).lease_time, (e.j).ts, (e.j).after_at, (e.j).after_id, (e.j).begins,
+           (e.x).ats[e.n] AS created_at, (e.x).ids[e.n] AS id, (e.x).seqs[e.n] AS seq, e.before, e.n, e.bytes, (e.x).n > e.n AS followed
+      FROM taken e
+     WHERE e.n > 0),
 claimed AS (
     INSERT INTO queen.partition_consumers AS q
            (partition_id, consumer_group, worker_id, lease_expires_at, lease_acquired_at, lease_end_created_at, lease_end_id, lease_end_seq,
@@ -202,16 +266,15 @@ moved AS (
         ON CONFLICT (partition_id, consumer_group) DO UPDATE
        SET last_consumed_created_at = excluded.last_consumed_created_at, last_consumed_id = excluded.last_consumed_id, last_seq = excluded.last_seq),
 answer AS (
-    SELECT m.o AS try, m.place, NULL::bigint AS outcome, NULL::interval AS wait, NULL::boolean AS more, NULL::bigint AS retries,
-           m.id, m.transaction_id AS name, m.producer_sub AS other, m.created_at, m.trace_id, m.payload
-      FROM taken m
-     WHERE m.fits
+    SELECT e.o AS try, e.before + 1 AS place, NULL::bigint AS outcome, NULL::interval AS wait, NULL::boolean AS more, NULL::bigint AS retries,
+           NULL::uuid AS id, NULL::text AS name, NULL::text AS other, e.partition_id, e.after_at, e.after_id, e.created_at AS until, e.n
+      FROM ends e
     UNION ALL
     SELECT t.o, -2,
            CASE WHEN t.id IS NULL THEN 6 WHEN t.first <> t.o THEN 8 WHEN t.o IN (SELECT o FROM free) THEN 0
                 WHEN k.partition_id IS NULL THEN 7 WHEN k.lease_expires_at > t.ts THEN 3 ELSE 5 END,
            CASE WHEN t.first <> t.o THEN make_interval(secs => t.first) ELSE k.lease_expires_at - t.ts END,
-           NULL, NULL, t.id, t.queue_name, t.name, NULL, NULL, NULL
+           NULL, NULL, t.id, t.queue_name, t.name, NULL, NULL, NULL, NULL, NULL
       FROM t
       LEFT JOIN LATERAL (
            SELECT k.partition_id, k.lease_expires_at
@@ -219,10 +282,19 @@ answer AS (
             WHERE k.partition_id = t.id AND k.consumer_group = t.grp AND t.first = t.o AND t.o NOT IN (SELECT o FROM free)
            OFFSET 0) k ON true
     UNION ALL
-    SELECT j.o, -1, CASE WHEN j.verdict <> 1 THEN j.verdict WHEN j.o IN (SELECT o FROM taken WHERE place = 1 AND NOT fits) THEN 11 ELSE 0 END, j.wait, NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT j.o, -1, CASE WHEN j.verdict <> 1 THEN j.verdict WHEN j.o IN (SELECT o FROM taken WHERE before = 0 AND n = 0) THEN 11 ELSE 0 END, j.wait, NULL, j.retries, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
       FROM judged j
     UNION ALL
-    SELECT e.o, 0, 1, e.lease_time, coalesce(e.followed, false), e.bytes, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT e.o, 0, 1, e.lease_time, e.followed, e.bytes, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
       FROM ends e)
-SELECT try, place, outcome, (1000000 * extract(epoch FROM wait))::bigint, more, retries, id, name, other, created_at, trace_id, payload::text
-  FROM (SELECT * FROM answer ORDER BY try, place OFFSET 0) a;
+SELECT a.try, a.place + coalesce(m.nth - 1, 0), a.outcome, (1000000 * extract(epoch FROM a.wait))::bigint, a.more, a.retries,
+       coalesce(m.id, a.id), coalesce(m.transaction_id, a.name), coalesce(m.producer_sub, a.other), m.created_at, m.trace_id, m.payload::text
+  FROM (SELECT * FROM answer ORDER BY try, place OFFSET 0) a
+  LEFT JOIN LATERAL (
+       SELECT m.*, row_number() OVER (ORDER BY m.created_at, m.id) AS nth
+         FROM (SELECT m.id, m.transaction_id, m.producer_sub, m.created_at, m.trace_id, m.payload
+                 FROM queen.messages m
+                WHERE m.partition_id = a.partition_id AND (m.created_at, m.id) > (a.after_at, a.after_id) AND m.created_at <= a.until
+                ORDER BY m.created_at, m.id
+                LIMIT a.n) m
+       OFFSET 0) m ON true;
