@@ -55,7 +55,7 @@ func main() {
 	flag.DurationVar(&o.budget, "budget", 0, "in place of a number of trials: `time` after which no trial of a row is begun; row 27 makes one trial of it")
 	flag.BoolVar(&o.long, "long", false, "the long form of rows 3, 5 and 6")
 	flag.Uint64Var(&o.seed, "seed", 1, "seed of the first trial")
-	flag.StringVar(&o.size, "load", "small", "small, medium or large")
+	flag.StringVar(&o.size, "load", "small", "small, medium, large or bulk")
 	flag.StringVar(&o.register, "register", "", "the register (default: chaos/register.tsv of the module); - for none")
 	flag.StringVar(&o.queend, "queend", "", "a queend `binary` (default: built from the working tree); its version goes into the register")
 	flag.StringVar(&o.logs, "logs", "", "`directory` for the logs of failed trials (default: a new one in /tmp)")
@@ -95,7 +95,7 @@ func list() {
 func run(ctx context.Context, o *options) (bad bool, err error) {
 	size, ok := load.Sizes[o.size]
 	if !ok {
-		return false, fmt.Errorf("-load %q is none of small, medium, large", o.size)
+		return false, fmt.Errorf("-load %q is none of small, medium, large, bulk", o.size)
 	}
 	var chosen []*Row
 	for _, id := range strings.Split(o.row, ",") {

@@ -175,6 +175,13 @@ func (t *Trial) begin(ctx context.Context, s *Storm) error {
 	if s.Client == 0 {
 		s.Client = 15 * time.Second
 	}
+	size := t.Size
+	if s.Size != nil {
+		size = *s.Size
+	}
+	if size.Bulk > 0 { // several loops take turns instead
+		s.PushOnly, s.Env = true, append(s.Env, "NUM_WORKERS=1")
+	}
 	if err := t.open(ctx, s); err != nil {
 		return err
 	}
@@ -184,10 +191,6 @@ func (t *Trial) begin(ctx context.Context, s *Storm) error {
 	var dials []func() (net.Conn, error)
 	for _, q := range t.queends {
 		dials = append(dials, q.Dial)
-	}
-	size := t.Size
-	if s.Size != nil {
-		size = *s.Size
 	}
 	t.load = load.Start(load.Config{Size: size, Seed: t.Seed, Clock: t.clock, Dials: dials, Poll: s.Poll, Lease: s.Lease, CallTimeout: s.Client})
 	return nil

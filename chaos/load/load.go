@@ -46,13 +46,16 @@ type Size struct {
 	Movers     int
 	Partitions int
 	Pad        int // bytes of a payload beside its uid
+	Bulk       int // messages of a push at most; 0: four
 }
 
-// Sizes are the loads by name. A push has one to four messages.
+// Sizes are the loads by name. With bulk, of pushes that are stored before their turn, nobody
+// pops.
 var Sizes = map[string]Size{
 	"small":  {Rate: 100, Producers: 6, Consumers: 2, Movers: 2, Partitions: 20, Pad: 200},
 	"medium": {Rate: 500, Producers: 16, Consumers: 4, Movers: 4, Partitions: 100, Pad: 200},
 	"large":  {Rate: 5000, Producers: 64, Consumers: 16, Movers: 4, Partitions: 100, Pad: 200},
+	"bulk":   {Rate: 40, Producers: 10, Partitions: 6, Pad: 20, Bulk: 400},
 }
 
 // Config says what a load is like.

@@ -29,6 +29,9 @@ func (l *Load) produce(w *worker) {
 		if late := time.Now(); next.Before(late) {
 			next = late // who waited for an answer does not catch up
 		}
+		if l.config.Bulk > 0 {
+			next = time.Now().Truncate(pause).Add(pause) // all at once: one is in flight while others wait
+		}
 		if !sleep(l.sending, time.Until(next)) {
 			return
 		}
@@ -37,7 +40,11 @@ func (l *Load) produce(w *worker) {
 			key = "k-"
 		}
 		var messages []*history.Message
-		for range 1 + w.rng.IntN(4)*w.rng.IntN(2) {
+		n := 1 + w.rng.IntN(4)*w.rng.IntN(2)
+		if l.config.Bulk > 0 {
+			n = 1 + w.rng.IntN(l.config.Bulk)
+		}
+		for range n {
 			messages = append(messages, w.message(Work, fmt.Sprint(w.rng.IntN(l.config.Partitions)), key))
 		}
 		w.send(messages, key != "")
