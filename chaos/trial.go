@@ -160,6 +160,13 @@ func (t *Trial) storm(ctx context.Context, s Storm, fault func(context.Context) 
 
 // begin makes the database, the queends and the load.
 func (t *Trial) begin(ctx context.Context, s *Storm) error {
+	size := t.Size
+	if s.Size != nil {
+		size = *s.Size
+	}
+	if size.Bulk > 0 { // a second queend, and a second loop, come between
+		s.PushOnly, s.Queends, s.Env = true, max(s.Queends, 1), append(s.Env, "NUM_WORKERS=1")
+	}
 	if s.Queends == 0 {
 		s.Queends = 1 + t.rng.IntN(2)
 	}
@@ -174,13 +181,6 @@ func (t *Trial) begin(ctx context.Context, s *Storm) error {
 	}
 	if s.Client == 0 {
 		s.Client = 15 * time.Second
-	}
-	size := t.Size
-	if s.Size != nil {
-		size = *s.Size
-	}
-	if size.Bulk > 0 { // several loops take turns instead
-		s.PushOnly, s.Env = true, append(s.Env, "NUM_WORKERS=1")
 	}
 	if err := t.open(ctx, s); err != nil {
 		return err

@@ -55,7 +55,7 @@ var Sizes = map[string]Size{
 	"small":  {Rate: 100, Producers: 6, Consumers: 2, Movers: 2, Partitions: 20, Pad: 200},
 	"medium": {Rate: 500, Producers: 16, Consumers: 4, Movers: 4, Partitions: 100, Pad: 200},
 	"large":  {Rate: 5000, Producers: 64, Consumers: 16, Movers: 4, Partitions: 100, Pad: 200},
-	"bulk":   {Rate: 40, Producers: 10, Partitions: 6, Pad: 20, Bulk: 400},
+	"bulk":   {Rate: 40, Producers: 30, Partitions: 6, Pad: 20, Bulk: 400},
 }
 
 // Config says what a load is like.

@@ -54,7 +54,8 @@ func (l *Load) produce(w *worker) {
 // send pushes messages of one request, again if that is right.
 func (w *worker) send(messages []*history.Message, keyed bool) {
 	route := "/api/v1/push"
-	if w.rng.IntN(100) < legacyPercent {
+	bulk := w.load.config.Bulk > 0 // legacy pushes come between, and for a while after a duplicate none is stored early
+	if w.rng.IntN(100) < legacyPercent && !bulk {
 		route = "/api/v1/push-legacy"
 	}
 	body := pushBody(messages)
@@ -65,7 +66,7 @@ func (w *worker) send(messages []*history.Message, keyed bool) {
 	case !keyed:
 	case outcome == history.Unknown:
 		w.again(route, body, messages)
-	case w.rng.IntN(100) < againPercent:
+	case w.rng.IntN(100) < againPercent && !bulk:
 		w.pushOnce(w.c, route, body, messages)
 	}
 }
