@@ -44,13 +44,16 @@ const (
 const notExpected = "22012"
 
 // earlyPatience is how long the helper's transaction is left open for its turn to come, and how long
-// its rows are waited for when that has come. Somebody may wait for one of its messages whom the
-// batch before it waits for; PostgreSQL does not know that this batch waits for that one, and would
-// find no deadlock.
-const earlyPatience = 200 * time.Millisecond
+// its rows are waited for when that has come, which is earlyRow for each more. Somebody may wait for
+// one of its messages whom the batch before it waits for; PostgreSQL does not know that this batch
+// waits for that one, and would find no deadlock.
+const (
+	earlyPatience = 200 * time.Millisecond
+	earlyRow      = 100 * time.Microsecond
+)
 
-// earlyRest is for half as many batches none is stored early after one was in vain; twice as
-// as many after each further one, earlyRestMax at most.
+// After one was in vain no batch is stored early for twice earlyRest batches, and for twice as many
+// after each further one, earlyRestMax at most.
 const (
 	earlyRest    = 4
 	earlyRestMax = 256
@@ -159,7 +162,8 @@ func (s *Store) turnToMove(now time.Duration) {
 		return
 	}
 	h := s.helper
-	h.hungAt = min(h.hungAt, now+earlyPatience) // the lane's own connection is free meanwhile
+	wait := earlyPatience + time.Duration(s.current.Rows())*earlyRow
+	h.hungAt = min(h.hungAt, now+wait) // the lane's own connection is free meanwhile
 	h.arm(h.hungAt)
 }
 

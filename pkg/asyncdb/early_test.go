@@ -389,7 +389,7 @@ func TestAHelperThatHangsTooSoonHoldsUpNothing(t *testing.T) {
 	r, h, first, second := oneEarly(t)
 	r.answer(r.pg.read(t, &r.sent))
 	first.is(all("queued", queue.EarlyRowsMin))
-	r.sleep(earlyPatience + 10*time.Millisecond)
+	r.sleep(earlyPatience + earlyRows*earlyRow + 10*time.Millisecond)
 	if !h.conn.gone {
 		t.Fatal("the helper is waited for")
 	}
