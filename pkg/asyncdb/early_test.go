@@ -241,6 +241,39 @@ func TestWhatCannotBeKnownIsNotStoredEarly(t *testing.T) {
 	}
 }
 
+// A step that nobody has asked for it does not say when it has begun, and a batch that is stored
+// behind it would be late.
+func TestNothingIsStoredEarlyBehindAStepThatDoesNotSayWhenItHasBegun(t *testing.T) {
+	r, h := aidedAndCounted(t)
+	h.conn.closedBy(io.EOF)
+	first := r.push(many("q", 2, "a", queue.EarlyRowsMin)...)
+	r.pass()
+	h.open()
+	r.store.pause = 0
+	second := r.push(many("q", 2, "b", earlyRows)...)
+	if r.store.stats.Earlies.Load() != 0 || !r.store.nextSent {
+		t.Error("it does not just follow")
+	}
+	r.both(h, first, second)
+}
+
+// Of what was rolled back for sure nothing is said, and of what may be committed it is.
+func TestACommitThatIsNotKnownIsADoubt(t *testing.T) {
+	for code, doubt := range map[string]bool{"40003": true, "40001": false} {
+		r, h, first, second := oneEarly(t)
+		h.serve()
+		r.pg.fail = failOf(commit, code, 1)
+		r.answer(r.pg.read(t, &r.sent))
+		r.answer(r.pg.read(t, &r.sent))
+		h.conn.data(h.read())
+		if got := r.store.current.MayBeStored(); got != doubt {
+			t.Errorf("%s: it may be stored: %v", code, got)
+		}
+		r.pass()
+		r.both(h, first, second)
+	}
+}
+
 func TestWhatFailsEarlyIsSentInItsTurn(t *testing.T) {
 	for _, code := range []string{"40001", "55P03", "57014", "23505", "22021", "26000", "57P03", "40003"} {
 		for _, statement := range []string{begin, "push_early", "push_early_insert", "push_move", commit} {
