@@ -193,6 +193,9 @@ func TestALargeBatchIsStoredBeforeItsTurn(t *testing.T) {
 
 func TestWhatCannotBeKnownIsNotStoredEarly(t *testing.T) {
 	for what, f := range map[string]func(r *rig, h *aide) (*call, int){
+		"nothing against it": func(r *rig, h *aide) (*call, int) { // this one is
+			return r.push(many("q", 2, "b", earlyRows)...), earlyRows
+		},
 		"few": func(r *rig, h *aide) (*call, int) {
 			return r.push(many("q", 2, "b", queue.EarlyRowsMin-1)...), queue.EarlyRowsMin - 1
 		},
@@ -218,6 +221,7 @@ func TestWhatCannotBeKnownIsNotStoredEarly(t *testing.T) {
 		},
 		"a helper whose server is another": func(r *rig, h *aide) (*call, int) {
 			h.conn.link.instance = &instance{id: "other"}
+			h.store.leftFrom, h.store.leftAt = "other", r.now // it has just come back to that one
 			return r.push(many("q", 2, "b", earlyRows)...), earlyRows
 		},
 	} {
@@ -225,16 +229,24 @@ func TestWhatCannotBeKnownIsNotStoredEarly(t *testing.T) {
 			r, h := aidedAndCounted(t)
 			first := r.push(many("q", 2, "a", queue.EarlyRowsMin)...)
 			r.pass()
+			r.pg.idles = true
 			second, n := f(r, h)
-			r.serve()
+			r.answer(r.pg.read(t, &r.sent)) // the first has begun
+			if got, want := r.store.stats.Earlies.Load() != 0, what == "nothing against it"; got != want {
+				t.Errorf("it is stored early: %v", got)
+			}
+			r.pg.idles = false
+			for range 3 {
+				r.serve()
+				if !h.conn.gone {
+					h.serve()
+				}
+			}
 			first.is(all("queued", queue.EarlyRowsMin))
 			if n < 0 {
 				second.is(all("queued", earlyRows) + " duplicate")
 			} else {
 				second.is(all("queued", n))
-			}
-			if r.store.stats.Earlies.Load() != 0 {
-				t.Error("it was stored early")
 			}
 			r.pg.inOrder(t, "first", "count", "a", "b")
 		})
@@ -254,6 +266,29 @@ func TestNothingIsStoredEarlyBehindAStepThatDoesNotSayWhenItHasBegun(t *testing.
 	if r.store.stats.Earlies.Load() != 0 || !r.store.nextSent {
 		t.Error("it does not just follow")
 	}
+	r.both(h, first, second)
+}
+
+// What the helper is told late of a batch that was sent again is not taken for what is told of that.
+func TestALateAnswerOfTheHelperIsHeardByNobody(t *testing.T) {
+	r, h, first, second := oneEarly(t)
+	r.pg.fail = failOf("push_insert", "40001", 1)
+	late := h.read()
+	r.answer(r.pg.read(t, &r.sent)) // the first has failed, and the second is to wait for it
+	r.sleep(20 * time.Millisecond)
+	r.pg.idles = false
+	r.answer(r.pg.read(t, &r.sent))
+	first.is(all("queued", queue.EarlyRowsMin))
+	reply := r.pg.read(t, &r.sent) // of the second, which is sent by itself now
+	end := len(reply) - len(ready)
+	r.answer(reply[:end])
+	tag := fmt.Sprintf("INSERT 0 %d", earlyRows)
+	if !bytes.Contains(late, []byte(tag)) {
+		t.Fatal("the helper has stored nothing")
+	}
+	h.conn.data(bytes.Replace(late, []byte(tag), []byte("INSERT 0 999"), 1))
+	r.answer(reply[end:])
+	second.is(all("queued", earlyRows))
 	r.both(h, first, second)
 }
 

@@ -99,10 +99,9 @@ func (s *Store) retire(now time.Duration) (done Batch) {
 
 // send writes one step to the connection: all statements and one Sync.
 func (s *Store) send(statements []queue.Statement, now time.Duration) {
-	if s.nextSent {
+	if s.nextSent || s.early != noEarly {
 		panic("BUG: a batch that another follows has one more step")
 	}
-	s.undoEarly(now) // it was to come after this
 	var mark []byte
 	if s.isMarked() {
 		mark = s.newMark()

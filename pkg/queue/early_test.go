@@ -297,3 +297,26 @@ func TestMessagesGivenUpAreStoredEarlyAllTheSame(t *testing.T) {
 	expect(t, d.db, `SELECT count(*) FROM queen.messages WHERE transaction_id LIKE 'second-%'`, fmt.Sprint(2*EarlyRowsMin))
 	consistent(t, d.db)
 }
+
+func TestWhatIsNotWorthItIsNotStoredEarly(t *testing.T) {
+	const most = 2 * EarlyRowsMin
+	d := newDuel(t, false, "second")
+	d.one.push(large("more", most, most))
+	for i := range most { // as if all were known
+		d.one.hints.get([]byte("q"), fmt.Appendf(nil, "p%d", i)).counted = true
+	}
+	d.begin()
+	for _, c := range []struct {
+		rows, partitions int
+		worth            bool
+	}{
+		{EarlyRowsMin, 3, true}, {EarlyRowsMin - 1, 3, false},
+		{most, most / earlyPerHead, true}, {most, most/earlyPerHead + 1, false},
+	} {
+		b := NewBatch(d.one.config, d.one.hints)
+		b.Add(d.one.op(large("b", c.rows, c.partitions)))
+		if got := b.Early(d.first, now()) != nil; got != c.worth {
+			t.Errorf("%d messages for %d partitions: %v", c.rows, c.partitions, got)
+		}
+	}
+}
