@@ -49,8 +49,8 @@ type Size struct {
 	Bulk       int // messages of a push at most; 0: four
 }
 
-// Sizes are the loads by name. With bulk, of pushes that are stored before their turn, nobody
-// pops.
+// Sizes are the loads by name. A push has one to four messages, but for bulk, where it has so many
+// that it is stored before its turn, and nobody pops.
 var Sizes = map[string]Size{
 	"small":  {Rate: 100, Producers: 6, Consumers: 2, Movers: 2, Partitions: 20, Pad: 200},
 	"medium": {Rate: 500, Producers: 16, Consumers: 4, Movers: 4, Partitions: 100, Pad: 200},
