@@ -36,6 +36,11 @@ run: build postgres ## build and run queend with a private PostgreSQL (HOST, POR
 test: postgres ## run all tests; needs nothing running, leaves nothing running
 	@set -e; for module in $(MODULES); do (cd $$module && set -x && go test -count=1 -timeout 20m $(TESTFLAGS) ./...); done
 
+VERSIONS ?= 13 14 15 16 17 18
+.PHONY: test-versions
+test-versions: ## run all tests on other versions of PostgreSQL, from npm (VERSIONS="13 18")
+	@sh scripts/test-versions.sh $(VERSIONS)
+
 test-race: postgres ## run all tests with the race detector
 	@set -e; for module in $(MODULES); do (cd $$module && set -x && CGO_ENABLED=1 go test -race -count=1 -timeout 40m $(TESTFLAGS) ./...); done
 

@@ -805,6 +805,7 @@ func TestAStartThatFailsSaysWhyAndLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(version, []byte("9\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv(BinVariable, "") // which would be taken whatever the data are
 	f(Options{}, "PostgreSQL 9 is not installed")
 	f(Options{Bin: s.options.Bin}, "was written by PostgreSQL 9")
 }

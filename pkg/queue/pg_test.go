@@ -554,6 +554,20 @@ func TestAPartitionThatIsGoneIsResolvedAgain(t *testing.T) {
 		FROM queen.partition_lookup h WHERE h.queue_name = 'a'`, "NULL|f|2")
 }
 
+// What is left of a partition that is gone is about to be swept away: it makes nobody's
+// message a duplicate, also when duplicates are looked for before messages are pushed.
+func TestAMessageOfAPartitionThatIsGoneHasNoDuplicate(t *testing.T) {
+	db := database(t)
+	s := newStore(t, db)
+	expectStatuses(t, s.push(`{"items":[{"queue":"o","transactionId":"x"}]}`), "q")
+	expectStatuses(t, s.push(`{"items":[{"queue":"o","transactionId":"x"}]}`), "d") // from here on they are looked for
+	expectStatuses(t, s.push(`{"items":[{"queue":"a","transactionId":"1"},{"queue":"a","transactionId":"2"}]}`), "qq")
+	query(t, db, `DELETE FROM queen.queues WHERE name = 'a'`)
+	expect(t, db, `SELECT count(*) FROM queen.messages WHERE transaction_id IN ('1', '2')`, "2") // nobody has swept yet
+	expectStatuses(t, s.push(`{"items":[{"queue":"a","transactionId":"1"},{"queue":"a","transactionId":"3"},{"queue":"o","transactionId":"x"}]}`), "qqd")
+	expect(t, db, `SELECT m.transaction_id FROM queen.messages m JOIN queen.partition_lookup h ON h.partition_id = m.partition_id WHERE h.queue_name = 'a' ORDER BY 1`, "1", "3")
+}
+
 func TestAQueueThatIsDeletedAllTheTimeIsUnavailableAndItsNeighboursAreNot(t *testing.T) {
 	db := database(t)
 	s := newStore(t, db)
@@ -710,8 +724,13 @@ func TestPlansFollowTheNumberOfPartitions(t *testing.T) {
 	}
 	// Many heads and a small push: a plan for this very array would be cheaper to execute
 	// and dearer to make than one for any.
+	count := "string_agg(custom_plans::text, ' ' ORDER BY name)"
+	if s.conn.ParameterStatus("server_version") < "14" {
+		t.Log("PostgreSQL 13 does not count the plans that it makes: whether statements are planned anew was not looked at")
+		count = "'0'"
+	}
 	custom := func() string {
-		results, err := s.conn.Exec(t.Context(), "SELECT string_agg(custom_plans::text, ' ' ORDER BY name) FROM pg_prepared_statements").ReadAll()
+		results, err := s.conn.Exec(t.Context(), "SELECT "+count+" FROM pg_prepared_statements").ReadAll()
 		if err != nil {
 			t.Fatal(err)
 		}
