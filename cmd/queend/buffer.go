@@ -198,6 +198,7 @@ func exportBuffer(set *metrics.Set, buffer *filebuffer.Buffer) {
 	gauge("queend_buffer_behind_partitions", "These partitions.", func() float64 { return float64(s.BehindPartitions.Load()) })
 	gauge("queend_buffer_held_requests", "Pushes held in memory while the buffer closes.", func() float64 { return float64(s.Held.Load()) })
 	gauge("queend_buffer_bytes", "Bytes of the buffer's segments, preallocated space included.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Bytes) }))
+	gauge("queend_buffer_bytes_max", "What they may be at most.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.BytesMax) }))
 	gauge("queend_buffer_segments", "Segments of the buffer.", status(func(s filebuffer.Status) float64 { return float64(s.Journal.Segments) }))
 	gauge("queend_buffer_age_seconds", "Time since which the buffer is not empty.", status(func(s filebuffer.Status) float64 { return s.For.Seconds() }))
 	gauge("queend_buffer_drain_rate", "Messages that the buffer delivers a second, of late.", func() float64 { return float64(s.Rate.Load()) })

@@ -298,6 +298,9 @@ func (s *ServeCommand) Validate() error {
 	if s.Statements.RowsMax < 1 || s.Statements.LegacyPool < 1 || s.Listener.Connections < 1 {
 		return errors.New("--push-batch-rows-max, --legacy-pool-size and --connections-max: at least 1")
 	}
+	if s.Pops.Batch < 1 || s.Maintenance.RetentionRows < 1 || s.Maintenance.EvictionRows < 1 || s.Statements.Backlog < 1 {
+		return errors.New("--default-batch-size, --retention-batch-size, --eviction-batch-size and --backlog-bytes-max: at least 1")
+	}
 	if n := s.Listener.Header; n < headerBytesLeast || n > headerBytesMost {
 		return fmt.Errorf("--header-bytes-max: %d is not between %d and %d", n, headerBytesLeast, headerBytesMost)
 	}
@@ -557,8 +560,10 @@ func fields(t reflect.Type) func(func(reflect.StructField) bool) {
 // refused is a setting that would be dangerous to ignore: somebody who switched
 // authentication on must not find the door open.
 func refused(getenv func(string) string) error {
-	if getenv("JWT_ENABLED") == "true" {
-		return errors.New("JWT_ENABLED=true: this version cannot check tokens, and will not run unprotected where protection was asked for; put a proxy that checks them in front and unset JWT_ENABLED")
+	switch value := getenv("JWT_ENABLED"); strings.ToLower(value) {
+	case "", "false", "0", "no", "off":
+	default: // also what Queen would read as false: it was not meant so
+		return errors.New("JWT_ENABLED=" + value + ": this version cannot check tokens, and will not run unprotected where protection was asked for; put a proxy that checks them in front and unset JWT_ENABLED")
 	}
 	return nil
 }

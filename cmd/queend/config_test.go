@@ -63,6 +63,12 @@ func TestASettingThatMakesNoSenseIsRefusedWithASentence(t *testing.T) {
 	f("unknown flag --prot", []string{"--prot", "1"})
 	f("unexpected argument", []string{"dance"})
 	f("will not run unprotected", nil, "JWT_ENABLED=true")
+	f("will not run unprotected", nil, "JWT_ENABLED=TRUE") // Queen takes it for false
+	f("will not run unprotected", nil, "JWT_ENABLED=1")
+	f("at least 1", nil, "DEFAULT_BATCH_SIZE=0")
+	f("at least 1", nil, "RETENTION_BATCH_SIZE=0")
+	f("at least 1", nil, "EVICTION_BATCH_SIZE=0")
+	f("at least 1", nil, "QUEEND_BACKLOG_BYTES_MAX=0")
 	f("cannot read where PostgreSQL is", []string{"--port", "0", "--host", "127.0.0.1"}, "DATABASE_URL=postgres://u:secret@h/x?sslmode=nonsense")
 }
 

@@ -34,11 +34,15 @@ import (
 // version is set by the linker (see the Makefile).
 var version = "dev"
 
+// stopSignals end the process when all that it has accepted is answered. SIGHUP is among
+// them: it comes when the terminal goes away that `make run` was typed into.
+var stopSignals = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}
+
 func main() {
 	dropEmpty()
 	config, command, err := parse(os.Args[1:])
 	if err == nil {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(context.Background(), stopSignals...)
 		defer stop()
 		err = run(ctx, config, command.Command())
 	}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -118,6 +121,41 @@ func TestAPopRightAfterAPushSeesIt(t *testing.T) {
 		}
 		if ok, text := []*process{a, b}[i%2].ack(got, "", "completed"); !ok {
 			t.Fatal(text)
+		}
+	}
+	sound(t, db)
+}
+
+// A client may send many pops at once. Each takes its messages when there is room for the
+// answer, so that whoever reads has all of them, also behind one that waits.
+func TestPopsThatAreSentAtOnceAreAllAnswered(t *testing.T) {
+	db := postgrestest.Database(t)
+	p := start(t, "DATABASE_URL="+db, "NUM_WORKERS=1")
+	const pops, size = 12, 400 << 10
+	for i := range pops {
+		p.put(t, fmt.Sprintf(`{"queue":"k%d","payload":"%s"}`, i, strings.Repeat("x", size)))
+	}
+	conn, err := net.Dial("tcp", strings.TrimPrefix(p.url(""), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	request := "GET /api/v1/pop/queue/none?wait=true&timeout=300 HTTP/1.1\r\nHost: x\r\n\r\n"
+	for i := range pops {
+		request += fmt.Sprintf("GET /api/v1/pop/queue/k%d?autoAck=true HTTP/1.1\r\nHost: x\r\n\r\n", i)
+	}
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	answers := bufio.NewReader(conn)
+	for i := range pops + 1 {
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil || answer.StatusCode != 200 || i > 0 && len(body) < size {
+			t.Fatalf("answer %d: %d, %d bytes, %v", i, answer.StatusCode, len(body), err)
 		}
 	}
 	sound(t, db)

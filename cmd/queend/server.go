@@ -11,9 +11,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -106,6 +106,9 @@ func (s *server) greet() {
 	}
 	if len(unknown) > 0 {
 		s.log.Warn().Strs("names", unknown).Msg("no setting has these names; see queend --help")
+	}
+	if mode := c.Pops.Subscription; !slices.Contains([]string{"", "all", "new", "new-only"}, mode) {
+		s.log.Warn().Str("mode", mode).Msg("DEFAULT_SUBSCRIPTION_MODE is neither new nor all: new consumer groups begin with all that is there")
 	}
 	if !isLoopback(c.Listener.Host) {
 		s.log.Warn().Str("host", c.Listener.Host).Msg("anyone who reaches this address may push: there is no authentication; listen on 127.0.0.1 or put a proxy in front")
@@ -611,7 +614,7 @@ func (s *server) stop() {
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
 	ctx, cancel := context.WithTimeout(context.Background(), DrainTimeout)
 	defer cancel()
-	ctx, release := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, release := signal.NotifyContext(ctx, stopSignals...)
 	defer release()
 	if s.loops != nil {
 		for _, poll := range s.polls {

@@ -122,6 +122,21 @@ func TestAStopAnswersWhatIsInFlight(t *testing.T) {
 	}
 }
 
+// SIGHUP is what a process hears whose terminal goes away.
+func TestEachSignalThatStopsStopsInOrder(t *testing.T) {
+	for _, signal := range stopSignals {
+		p := start(t, "DATABASE_URL="+postgrestest.Database(t), "JWT_ENABLED=no", "DEFAULT_SUBSCRIPTION_MODE=nwe")
+		p.await("DEFAULT_SUBSCRIPTION_MODE is neither new nor all")
+		if err := p.cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		p.await("stopping: answering what is in flight")
+		if err := <-p.done; err != nil {
+			t.Errorf("%v: queend ended with %v", signal, err)
+		}
+	}
+}
+
 func waitFor(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(neverHangs); !is(); time.Sleep(10 * time.Millisecond) {

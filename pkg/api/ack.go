@@ -62,6 +62,9 @@ func (c *ackCall) run(fault queue.Fault, store queue.Store) {
 		r.fault(x, fault)
 		return
 	}
+	if op.Rows() > 1 {
+		c.exchange.Expect(AnyLength)
+	}
 	op.Deadline = op.Accepted + r.Deadline + queue.Allowance(op.Rows(), op.Cost)
 	op.Decoded = r.Now()
 	op.Done = c

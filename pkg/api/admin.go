@@ -8,6 +8,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -111,6 +112,7 @@ func (r *Router) administerWithin(within time.Duration, x Exchange, work func(Se
 		r.fail(x, 503, nil, "PostgreSQL does not answer, try again in a second")
 		return
 	}
+	x.Expect(AnyLength)
 	var o outcome
 	var err error
 	taken := r.stores.Admin(within, func(s Session) { o, err = work(s) }, func() {
@@ -235,10 +237,34 @@ func readBody(x Exchange, required bool) (fields, error) {
 		}
 		return nil, &refusal{400, "Invalid JSON: " + strings.TrimPrefix(err.Error(), "json: ")}
 	}
+	if isDeep(body) { // what is kept would be unreadable to who reads no deeper than a push may be
+		return nil, &refusal{400, "Invalid JSON: it is nested more than " + strconv.Itoa(queue.DepthMax) + " deep"}
+	}
 	if queue.HasHalfPair(body) { // encoding/json would read another character, and name another queue than a push
 		return nil, &refusal{400, `Invalid JSON: a string holds half of a surrogate pair (\ud800 to \udfff alone), which is no character`}
 	}
 	return all, nil
+}
+
+// isDeep says whether valid JSON is nested deeper than DepthMax.
+func isDeep(text []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++
+		case quoted:
+		case c == '[' || c == '{':
+			if depth++; depth > queue.DepthMax {
+				return true
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return false
 }
 
 // only refuses a body that is no object, or that has other names than these.

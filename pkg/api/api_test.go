@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ type exchange struct {
 	whenGone   func()
 	whenHalf   func()
 	gone, half bool
+	expected   int
 }
 
 func (x *exchange) Request() *httpparse.Request { return &x.parser.Request }
@@ -30,6 +32,7 @@ func (x *exchange) OnHalfClosed(f func())       { x.whenHalf = f }
 func (x *exchange) OnGone(f func())             { x.whenGone = f }
 func (x *exchange) IsGone() bool                { return x.gone }
 func (x *exchange) IsHalfClosed() bool          { return x.half }
+func (x *exchange) Expect(bytes int)            { x.expected = bytes }
 func (x *exchange) Reply(status int, header, body []byte, close bool) {
 	x.replies++
 	x.status, x.header, x.body = status, string(header), string(body)
@@ -108,6 +111,11 @@ func TestARouteAnswersItsMethodsAndNoOthers(t *testing.T) {
 	f("OPTIONS", "/api/v1/push", 204, "Allow: POST, OPTIONS\r\n", "")
 	f("OPTIONS", "*", 204, "", "")
 	f("GET", "/livez", 200, "Content-Type: application/json\r\n", `{"status":"alive"}`)
+	for _, pop := range []string{"/api/v1/pop", "/api/v1/pop/queue/q", "/api/v1/pop/queue/q/partition/p"} { // it takes something away
+		f("HEAD", pop, 405, "Allow: GET, OPTIONS\r\n", `{"error":"this path does not take that method; see the Allow header"}`)
+		f("PATCH", pop, 405, "Allow: GET, OPTIONS\r\n", `{"error":"this path does not take that method; see the Allow header"}`)
+		f("OPTIONS", pop, 204, "Access-Control-Max-Age: 86400\r\nAllow: GET, OPTIONS\r\n", "")
+	}
 	f("HEAD", "/livez", 200, "", `{"status":"alive"}`) // the loop leaves the body out
 	f("GET", "/api/v1/push", 405, "Allow: POST, OPTIONS\r\n", `{"error":"this path does not take that method; see the Allow header"}`)
 	f("DELETE", "/health", 405, "Allow: GET, HEAD, OPTIONS\r\n", `{"error":"this path does not take that method; see the Allow header"}`)
@@ -205,6 +213,25 @@ func TestPushesAreRefusedUntilTheRouterIsOpen(t *testing.T) {
 	}
 }
 
+func TestABodyMayBeAsDeepInAnyRoute(t *testing.T) {
+	deep := func(n int, within string) string {
+		return strings.Repeat(`{"a":[`, n/2) + within + strings.Repeat("]}", n/2)
+	}
+	for text, want := range map[string]bool{
+		deep(queue.DepthMax, `1`): false, deep(queue.DepthMax, `"[[{"`): false, deep(queue.DepthMax, `"\\\"[["`): false,
+		deep(queue.DepthMax, `[]`): true, deep(queue.DepthMax, `"\\",[]`): true,
+		`[` + strings.Repeat(`[{}],`, 600) + `1]`: false,
+	} {
+		if got := isDeep([]byte(text)); got != want || !json.Valid([]byte(text)) {
+			t.Errorf("%s: %v", text, got)
+		}
+	}
+	w := newWorld()
+	if x := w.send(t, "POST", "/api/v1/configure", `{"queue":"q","x":`+deep(600, "1")+`}`); x.status != 400 || !strings.Contains(x.body, "nested more than 512 deep") {
+		t.Errorf("%d %s", x.status, x.body)
+	}
+}
+
 func TestHealthFollowsTheDatabase(t *testing.T) {
 	w := newWorld()
 	f := func(target string, status int, body string) {
@@ -213,10 +240,10 @@ func TestHealthFollowsTheDatabase(t *testing.T) {
 			t.Errorf("%s: %d %s", target, x.status, x.body)
 		}
 	}
-	f("/health", 200, `{"database":"connected","queen":{"status":"active","worker_id":0},"server":"queend","status":"healthy","version":"1.2.3","worker_id":0}`)
+	f("/health", 200, `{"database":"connected","queen":{"status":"active","worker_id":0},"server":"queend","shared_state":{"enabled":false,"maintenance_mode":false,"pop_maintenance_mode":false,"running":false},"status":"healthy","version":"1.2.3","worker_id":0}`)
 	f("/readyz", 200, `{"status":"ready"}`)
 	w.connected = false
-	f("/health", 503, `{"database":"disconnected","queen":{"status":"active","worker_id":0},"server":"queend","status":"unhealthy","version":"1.2.3","worker_id":0}`)
+	f("/health", 503, `{"database":"disconnected","queen":{"status":"active","worker_id":0},"server":"queend","shared_state":{"enabled":false,"maintenance_mode":false,"pop_maintenance_mode":false,"running":false},"status":"unhealthy","version":"1.2.3","worker_id":0}`)
 	f("/readyz", 503, `{"error":"PostgreSQL does not answer; pushes get 503 until it does"}`)
 	f("/livez", 200, `{"status":"alive"}`)
 }

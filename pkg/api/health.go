@@ -14,7 +14,14 @@ func (r *Router) health(x Exchange) {
 		header = retryHeader
 	}
 	worker := strconv.Itoa(r.WorkerID)
-	body := []byte(`{"database":"` + database + `","queen":{"status":"active","worker_id":` + worker + `},"server":"queend","status":"` + word + `","version":`)
+	body := []byte(`{"database":"` + database + `","queen":{"status":"active","worker_id":` + worker + `},"server":"queend"`)
+	// Queen's processes tell each other of their state over UDP; ours have the database for that.
+	push, pop := r.knownMaintenance()
+	body = append(body, `,"shared_state":{"enabled":false,"maintenance_mode":`...)
+	body = strconv.AppendBool(body, push)
+	body = append(body, `,"pop_maintenance_mode":`...)
+	body = strconv.AppendBool(body, pop)
+	body = append(body, `,"running":false},"status":"`+word+`","version":`...)
 	body = appendJSON(body, r.Version)
 	body = append(body, `,"worker_id":`+worker+`}`...)
 	x.Reply(status, header, body, false)

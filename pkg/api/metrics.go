@@ -13,6 +13,7 @@ func (r *Router) metrics(x Exchange) {
 		r.fail(x, 503, nil, "too many scrapes at once, try again in a second")
 		return
 	}
+	x.Expect(AnyLength)
 	r.scrapes++
 	r.Counters.Scrapes.Add(1)
 	r.Offload(func() []byte {

@@ -48,18 +48,14 @@ func (r *Router) addPop() {
 		names.Task, _ = queryText(x, "task")
 		r.pop(x, queue.ManyQueues, names)
 	})
+	r.routes["/api/v1/pop"].noHead = true
+	for _, path := range []string{"/api/v1/pop/queue/:queue", "/api/v1/pop/queue/:queue/partition/:partition"} {
+		r.paths.insert(path).route.noHead = true
+	}
 }
-
-// popAllow names what a pop can be asked with: HEAD takes nothing away (RFC 9110 §9.2.1),
-// and so it cannot be had.
-var popAllow = []byte("Allow: GET, OPTIONS\r\n")
 
 func (r *Router) pop(x Exchange, scope queue.PopScope, names queue.PopNames) {
 	counters := &r.Counters.Pop
-	if string(x.Request().Method) == "HEAD" {
-		r.fail(x, 405, popAllow, "this path does not take that method; see the Allow header")
-		return
-	}
 	c := r.popCall()
 	op := &c.op
 	op.Accepted = x.Accepted()
@@ -80,6 +76,7 @@ func (r *Router) pop(x Exchange, scope queue.PopScope, names queue.PopNames) {
 		c.OpDone(op)
 		return
 	}
+	x.Expect(AnyLength) // what is claimed for a client must find room to be sent
 	c.store = r.stores.Pop
 	x.OnGone(c.gone)
 	if op.Pop.Wait {

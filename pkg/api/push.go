@@ -55,6 +55,9 @@ func (r *Router) push(x Exchange, counters *PushCounters, store func(*Stores) qu
 		x.Reply(201, jsonHeader, []byte("[]"), false)
 		return
 	}
+	if len(op.Items) > 1 {
+		x.Expect(queue.PushAnswerBytes(op))
+	}
 	op.Done = c
 	store(r.stores).Do(op)
 }

@@ -5,6 +5,7 @@
 package api
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,12 +33,17 @@ type Exchange interface {
 	RequestID() []byte
 	Accepted() time.Duration
 	Reply(status int, header, body []byte, close bool)
+	Expect(bytes int) // so long the answer may become; before it comes
 
 	OnGone(f func())       // f is called, once, if the client's connection ends before Reply
 	OnHalfClosed(f func()) // f is called, once, if the client stops sending before Reply
 	IsGone() bool          // it has ended
 	IsHalfClosed() bool    // the client will send no more; it may wait
 }
+
+// AnyLength is what Expect is told of an answer that may have any: others are not begun
+// beside it.
+const AnyLength = math.MaxInt32
 
 // Services is what a router is given; all of it belongs to its loop.
 type Services struct {
@@ -116,6 +122,7 @@ type Router struct {
 // route is one path: a handler for each method that it has.
 type route struct {
 	handlers map[string]func(Exchange, Params)
+	noHead   bool   // GET changes something, and HEAD must not (RFC 9110 §9.2.1)
 	allow    []byte // header line for 405
 	options  []byte // header lines for OPTIONS
 }
@@ -192,7 +199,7 @@ func (r *Router) addPath(method, path string, handle func(Exchange, Params)) {
 // §9.3.2), which the loop leaves out.
 func (r *route) handler(method []byte) func(Exchange, Params) {
 	handle := r.handlers[string(method)]
-	if handle == nil && string(method) == "HEAD" {
+	if handle == nil && string(method) == "HEAD" && !r.noHead {
 		handle = r.handlers["GET"]
 	}
 	return handle

@@ -34,6 +34,7 @@ type conn struct {
 // Codes"); all others are queue.Classify's.
 const (
 	queryCanceled     = "57014"
+	lockNotAvailable  = "55P03"
 	protocolViolation = "08P01"
 	readOnly          = "25006"
 	duplicatePrepared = "42P05"

@@ -45,6 +45,7 @@ type Database struct {
 	lanes  []lane
 	warned map[string]bool // warnings that were said, once in the life of the process
 	said   map[string]bool // set-up errors that were said in this outage
+	lockAt time.Time       // when the log last said that work waits for a lock
 	since  time.Time       // the present state holds since then
 	last   error           // the last error
 	lastAt time.Time
@@ -232,6 +233,24 @@ func (db *Database) warnOnce(what, sentence string) {
 	if !db.warned[what] {
 		db.warned[what] = true
 		db.config.Log.Warn().Msg(sentence)
+	}
+}
+
+// lockEvery is how often the log says that work waits for somebody's lock.
+const lockEvery = time.Minute
+
+// warnOfLock says that work has waited for somebody's lock for as long as it may. A row that
+// is busy has that now and then; a table that somebody has locked has it all the time, and
+// then what the lane has hears 503 though PostgreSQL answers.
+func (db *Database) warnOfLock(code string) {
+	if code != lockNotAvailable && code != queryCanceled {
+		return
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if now := time.Now(); db.lockAt.IsZero() || now.Sub(db.lockAt) >= lockEvery {
+		db.lockAt = now
+		db.config.Log.Warn().Str("sqlstate", code).Msg("work waits for a lock that another session has, or for a slow statement; it is tried again until its time is over, and then hears 503 (pg_locks and pg_stat_activity say who: a migration, VACUUM FULL, an open transaction)")
 	}
 }
 

@@ -2,6 +2,7 @@ package asyncdb
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -113,9 +114,14 @@ func TestEachErrorHasItsPolicy(t *testing.T) {
 // TestRetriesEnd: what fails again and again is answered within the deadline, and the
 // lane goes on.
 func TestRetriesEnd(t *testing.T) {
-	f := func(code, want string) {
+	f := func(code, want string, warnings int) {
 		t.Helper()
 		r := up(t)
+		defer func() { // once, however often it is tried
+			if n := strings.Count(r.log.String(), "work waits for a lock"); n != warnings {
+				t.Errorf("%s: %d warnings of a lock", code, n)
+			}
+		}()
 		r.pg.fail = func(_, _ int, name string) *pgproto3.ErrorResponse {
 			if name == "push_insert" {
 				return refusalOf("ERROR", code)
@@ -146,13 +152,14 @@ func TestRetriesEnd(t *testing.T) {
 		r.serve()
 		c.is("queued")
 	}
-	f("40P01", "unavailable")
-	f("57014", "unavailable")
-	f("53100", "unavailable")
-	f("26000", "unavailable")
-	f("42P01", "unavailable")
-	f("22P02", "failed")
-	f("23503", "unavailable")
+	f("40P01", "unavailable", 0)
+	f("55P03", "unavailable", 1)
+	f("57014", "unavailable", 1)
+	f("53100", "unavailable", 0)
+	f("26000", "unavailable", 0)
+	f("42P01", "unavailable", 0)
+	f("22P02", "failed", 0)
+	f("23503", "unavailable", 0)
 }
 
 // TestOneBadRequestFailsAlone: of many requests in a batch exactly the guilty one hears

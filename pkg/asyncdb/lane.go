@@ -246,6 +246,7 @@ func (s *Store) failed(e *queue.SQLError, now time.Duration) {
 		s.advance(now)
 	case queue.Wait:
 		s.stats.Retries.Add(1)
+		s.db.warnOfLock(e.Code)
 		s.rest(verdict.After, now)
 	case queue.Prepare:
 		s.prepareAgain(e, now)

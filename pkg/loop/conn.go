@@ -53,6 +53,8 @@ type conn struct {
 	first, newest *Exchange // the line: requests that are not answered, in order
 	open          int       // how many
 	held          int       // bytes of answers that wait for others before them
+	announced     int       // of these, those that Expect has spoken of
+	expected      int       // bytes of answers that are to come, as Expect has them
 	handling      bool      // a handler looks at in
 
 	out      []byte          // out[sent:] is ready to be written
@@ -169,7 +171,7 @@ func (c *conn) parse(buf []byte) (rest []byte) {
 // as fast as it asks, or asks faster than it is answered.
 func (c *conn) isAtBound() bool {
 	o := &c.loop.server.options
-	return c.full || c.open >= o.PipelineRequestsMax || c.held >= o.OutputBytesMax
+	return c.full || c.open >= o.PipelineRequestsMax || c.held+c.expected >= o.OutputBytesMax
 }
 
 // headDone looks at a request whose body is still to come.
@@ -689,7 +691,7 @@ func (c *conn) close() {
 func (c *conn) bury() {
 	l := c.loop
 	c.unwatch()
-	c.phase, c.socket, c.held = closed, nil, 0
+	c.phase, c.socket, c.held, c.announced = closed, nil, 0, 0
 	c.weigh()
 	c.drop()
 	if c.out != nil {
@@ -705,7 +707,7 @@ func (c *conn) bury() {
 // reply to one of them is dropped.
 func (c *conn) forsake() {
 	x := c.first
-	c.first, c.newest, c.open, c.held = nil, nil, 0, 0
+	c.first, c.newest, c.open, c.held, c.announced, c.expected = nil, nil, 0, 0, 0, 0
 	for x != nil {
 		next := x.next
 		x.conn, x.next = nil, nil

@@ -708,6 +708,84 @@ func TestALargeAnswerThatOnlyWaitsForTheOneBeforeItIsSent(t *testing.T) {
 	}
 }
 
+// A client that sends many requests at once and reads has all of its answers, whatever their
+// length, if the handler has announced it: what there is no room for is not asked for.
+func TestAnnouncedAnswersAreNotAskedForBeforeThereIsRoomForThem(t *testing.T) {
+	b := newBench(t, Options{OutputBytesMax: 64 << 10})
+	big := strings.Repeat("x", 1<<20)
+	none := func() {
+		t.Helper()
+		on(t, b.Loops()[0], func() {})
+		if n := len(b.held); n != 0 {
+			t.Fatalf("%d more were asked for", n)
+		}
+	}
+
+	c := b.dial()
+	c.send(strings.Repeat(get("/hold?expect=2147483647"), 5) + get("/last"))
+	for range 5 { // one at a time
+		x := b.take()
+		none()
+		b.reply(x, 200, big)
+		c.hears(200, big)
+	}
+	c.hears(200, "/last")
+
+	// As many as there is room for, and one more; in whatever order their answers come.
+	c.send(strings.Repeat(get("/hold?expect=30000"), 5) + get("/hold?expect=1") + get("/hold"))
+	xs := []*Exchange{b.take(), b.take(), b.take()}
+	none()
+	small := strings.Repeat("y", 30000)
+	for _, i := range []int{2, 1, 0} {
+		b.reply(xs[i], 200, small)
+	}
+	for range 3 {
+		c.hears(200, small)
+	}
+	xs = []*Exchange{b.take(), b.take(), b.take(), b.take()}
+	b.reply(xs[3], 200, "not announced")
+	b.reply(xs[1], 200, big) // more than was announced
+	b.reply(xs[2], 200, "z")
+	b.reply(xs[0], 200, small)
+	c.hears(200, small)
+	c.hears(200, big)
+	c.hears(200, "z")
+	c.hears(200, "not announced")
+	on(t, b.Loops()[0], func() {
+		if k := b.Loops()[0].conns[0]; k.expected != 0 || k.announced != 0 || k.held != 0 {
+			t.Errorf("%d bytes are expected, %d announced, %d held", k.expected, k.announced, k.held)
+		}
+	})
+	if n := b.Stats().ReadersClosed; n != 0 {
+		t.Errorf("%d readers were closed", n)
+	}
+}
+
+// One that does not read is not asked for more, and one that leaves takes its announcements along.
+func TestAnnouncementsEndWithTheirConnection(t *testing.T) {
+	b := newBench(t, Options{WriteTimeout: 200 * time.Millisecond})
+	c := b.dial()
+	c.send(strings.Repeat(get("/hold?narrow&expect=2147483647"), 3))
+	b.reply(b.take(), 200, strings.Repeat("x", 8<<20))
+	eventually(t, "it is closed", func() bool { return b.Stats().TimeoutsWrite == 1 && b.Stats().ConnsOpen == 0 })
+	if n := len(b.held); n != 0 {
+		t.Errorf("%d more were asked for", n)
+	}
+
+	c = b.dial()
+	c.send(get("/hold?expect=5") + get("/hold?expect=7"))
+	x, y := b.take(), b.take()
+	_ = c.SetLinger(0) // a reset: it does not wait for answers
+	_ = c.Close()
+	eventually(t, "it is gone", func() bool { return b.Stats().ConnsOpen == 0 })
+	b.reply(x, 200, "x")
+	b.reply(y, 200, "y")
+	on(t, b.Loops()[0], func() {})
+	if n := b.Stats().RepliesDropped; n != 2 {
+		t.Errorf("%d replies were dropped", n)
+	}
+}
+
 func TestALoopKeepsBoundedOutputForAllItsReaders(t *testing.T) {
 	b := newBench(t, Options{OutboundBytesMax: 2 << 20})
 	big := strings.Repeat("x", 1<<20)

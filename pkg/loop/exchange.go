@@ -24,6 +24,7 @@ type Exchange struct {
 	held      []byte // answered: the answer, until those before it are
 	request   *httpparse.Request
 	accepted  time.Duration
+	expected  int // bytes of the answer, as far as Expect said
 	gone      func()
 	halfGone  func()
 
@@ -74,6 +75,27 @@ func (x *Exchange) IsGone() bool { return x.conn == nil }
 // IsHalfClosed says whether the client will send no more. It may wait for its answer,
 // or be gone for good: nothing tells the two apart before an answer is written.
 func (x *Exchange) IsHalfClosed() bool { return x.conn != nil && x.conn.half }
+
+// Expect says how many bytes the answer may have, about, if they are many; it is called
+// before the handler returns. While those that
+// are expected on a connection are more than it may have unsent (OutputBytesMax), no further
+// request is read from it: a client that sends many at once and reads what it is answered
+// is not to be told, when they are done, that there is no room for the answers.
+func (x *Exchange) Expect(bytes int) {
+	if x.state != open || x.conn == nil {
+		return
+	}
+	x.conn.expected += bytes - x.expected
+	x.expected = bytes
+}
+
+// announced is how many bytes of a held answer Expect has spoken of.
+func (x *Exchange) announced() int {
+	if x.expected == 0 {
+		return 0
+	}
+	return len(x.held)
+}
 
 // setID takes the client's request id or makes one.
 func (x *Exchange) setID(given []byte) {
@@ -146,7 +168,7 @@ func (l *Loop) exchange(c *conn) *Exchange {
 // release gives x back, unless its handler still looks at it: then serve does.
 func (x *Exchange) release() {
 	x.request, x.gone, x.conn, x.next = nil, nil, nil, nil
-	x.held = nil
+	x.held, x.expected = nil, 0
 	x.state = free
 	x.loop.exchanges.open--
 	if !x.handling {

@@ -33,6 +33,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 		x.release()
 		return
 	}
+	c.expected -= x.expected
 	if !c.hasRoom(x) {
 		l.count.readersClosed.Add(1)
 		c.abort()
@@ -58,6 +59,7 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 	default:
 		x.held = l.appendAnswer(l.take(), x, status, header, body)
 		c.held += len(x.held)
+		c.announced += x.announced()
 		c.weigh()
 	}
 	c.touch()
@@ -65,17 +67,18 @@ func (x *Exchange) Reply(status int, header, body []byte, close bool) {
 
 // hasRoom says whether the answer to x may wait to be sent on c. It is not a matter of
 // that answer's size but of what the client has left unread. What only waits for the answer
-// that comes now is not that.
+// that comes now is not that, and for what was announced (Expect) there was room when it was
+// read.
 func (c *conn) hasRoom(x *Exchange) bool {
 	l, o := c.loop, &c.loop.server.options
-	held := c.held
+	held := c.held - c.announced
 	if x == c.first {
 		held = 0
 	}
 	if c.unsent()+held > o.OutputBytesMax {
 		c.flush() // maybe it is just we who have not written yet
 	}
-	return c.phase != closed && c.unsent()+held <= o.OutputBytesMax &&
+	return c.phase != closed && (x.expected > 0 || c.unsent()+held <= o.OutputBytesMax) &&
 		(c.weighed == 0 || l.outbound <= o.OutboundBytesMax)
 }
 
@@ -102,6 +105,7 @@ func (c *conn) advance() {
 		}
 		c.out = append(c.out, next.held...)
 		c.held -= len(next.held)
+		c.announced -= next.announced()
 		c.loop.give(next.held)
 		next.held = nil
 	}

@@ -53,7 +53,8 @@ type Options struct {
 	RequestsMax int
 	// OutputBytesMax is how many bytes a connection may have unsent, held-back answers
 	// included, when one more answer comes (1 MiB). More: the reader does not read, and is
-	// closed. So a single answer may be larger.
+	// closed. So a single answer may be larger. Of answers whose length the handler has
+	// announced (Exchange.Expect) no more than that are asked for at once, and one more.
 	OutputBytesMax int
 	// UnreadBytesMax is how many bytes are kept of requests that are not parsed because
 	// the connection is at one of the bounds above (128 KiB). More: 503, and close.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,10 @@ func (b *bench) handle(x *Exchange) {
 	r := x.Request()
 	if bytes.Contains(r.Query, []byte("narrow")) { // the kernel shall take little
 		_ = unix.SetsockoptInt(x.conn.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4096)
+	}
+	if _, n, ok := bytes.Cut(r.Query, []byte("expect=")); ok {
+		size, _ := strconv.Atoi(string(n))
+		x.Expect(size)
 	}
 	switch path := string(r.Path); path {
 	case "/hold": // until the test replies

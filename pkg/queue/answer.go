@@ -35,8 +35,10 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 			dst = append(dst, '"')
 		}
 		if it.Status == Buffered {
-			// Queen's clients read "queue" here. The id is left out: if the transaction is there
+			// Queen's clients read these two here. The id is left out: if the transaction is there
 			// already, it is not this one's.
+			dst = append(dst, `,"partition":`...)
+			dst = appendJSONString(dst, it.Partition)
 			dst = append(dst, `,"queue":`...)
 			dst = appendJSONString(dst, it.Queue)
 		}
@@ -74,6 +76,17 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 		dst = append(dst, '}')
 	}
 	return append(dst, ']')
+}
+
+// PushAnswerBytes is how long the answer to a push may become, about.
+func PushAnswerBytes(op *Op) int {
+	const each = 320 // the keys, two ids, a trace id
+	n := 0
+	for i := range op.Items {
+		it := &op.Items[i]
+		n += each + len(it.Queue) + 2*len(it.TransactionID)
+	}
+	return n
 }
 
 // appendJSONString appends text as a JSON string (RFC 8259 §7): only what must be

@@ -471,7 +471,7 @@ func TestTheAnswerOfABufferedMessage(t *testing.T) {
 	}
 	op.Items[0].Status = Buffered
 	op.Items[1].Status, op.Items[1].WinnerID = Duplicate, UUID{15: 1}
-	want := `[{"index":0,"queue":"q\"1","queueName":"q\"1","status":"buffered","transactionId":"t1","transaction_id":"t1"},` +
+	want := `[{"index":0,"partition":"p","queue":"q\"1","queueName":"q\"1","status":"buffered","transactionId":"t1","transaction_id":"t1"},` +
 		`{"index":1,"message_id":"00000000-0000-0000-0000-000000000001","queueName":"r","status":"duplicate","transactionId":"t2","transaction_id":"t2"}]`
 	if got := string(AppendPushAnswer(nil, op)); got != want {
 		t.Errorf("\n got %s\nwant %s", got, want)
