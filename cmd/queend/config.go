@@ -298,6 +298,9 @@ func (s *ServeCommand) Validate() error {
 	if s.Statements.RowsMax < 1 || s.Statements.LegacyPool < 1 || s.Listener.Connections < 1 {
 		return errors.New("--push-batch-rows-max, --legacy-pool-size and --connections-max: at least 1")
 	}
+	if s.Pops.Parked < 1 {
+		return errors.New("--parked-pops-max: at least 1")
+	}
 	if s.Pops.Batch < 1 || s.Maintenance.RetentionRows < 1 || s.Maintenance.EvictionRows < 1 || s.Statements.Backlog < 1 {
 		return errors.New("--default-batch-size, --retention-batch-size, --eviction-batch-size and --backlog-bytes-max: at least 1")
 	}

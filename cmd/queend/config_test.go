@@ -66,6 +66,7 @@ func TestASettingThatMakesNoSenseIsRefusedWithASentence(t *testing.T) {
 	f("will not run unprotected", nil, "JWT_ENABLED=TRUE") // Queen takes it for false
 	f("will not run unprotected", nil, "JWT_ENABLED=1")
 	f("at least 1", nil, "DEFAULT_BATCH_SIZE=0")
+	f("at least 1", nil, "QUEEND_PARKED_POPS_MAX=0")
 	f("at least 1", nil, "RETENTION_BATCH_SIZE=0")
 	f("at least 1", nil, "EVICTION_BATCH_SIZE=0")
 	f("at least 1", nil, "QUEEND_BACKLOG_BYTES_MAX=0")

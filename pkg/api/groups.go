@@ -121,8 +121,10 @@ func (r *Router) subscription(x Exchange, p Params) {
 // was pushed after a timestamp is what it reads next. Leases end.
 //
 // What moves are cursors that are there. A group whose beginning is stored has one in every
-// partition, for Queen made them at once; where queend has not yet, a seek does. Any other
-// group that has not come to a partition begins there at the first message, now as before.
+// partition, for Queen made them at once; where queend has not yet, a seek does. A group that
+// has none in the queue, as it has never popped, gets one in each partition: else a seek
+// before its first pop would be in vain. Any other group that has not come to a partition
+// begins there at the first message, now as before.
 func (r *Router) seek(x Exchange, p Params) {
 	body, err := readBody(x, true)
 	if err != nil {
