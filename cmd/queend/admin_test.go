@@ -71,8 +71,8 @@ func TestAnAdministrativeSessionFromEndToEnd(t *testing.T) {
 	if got := query[string](t, db, `SELECT string_agg(transaction_id, ', ' ORDER BY created_at, id) FROM queen.messages`); got != "tx 1, tx-2" {
 		t.Errorf("in order: %s", got)
 	}
-	p.says("POST", "/api/v1/traces", `{"transactionId":"tx-2","partitionId":"`+partition+`","data":{"text":"hi"},"traceNames":["n"]}`, 200, `{"success":true,"traceId":"U"}`)
-	p.says("GET", "/api/v1/traces/"+partition+"/tx-2", "", 200, `{"traces":[{"consumer_group":null,"created_at":T,"data":{"text":"hi"},"event_type":"info","id":"U","trace_names":["n"],"worker_id":"0"}]}`)
+	p.says("POST", "/api/v1/traces", `{"transactionId":"tx-2","partitionId":"`+partition+`","data":{"text":"hi"},"traceNames":["n"]}`, 201, `{"success":true,"traceId":"U"}`)
+	p.says("GET", "/api/v1/traces/"+partition+"/tx-2", "", 200, `{"traces":[{"consumer_group":"__QUEUE_MODE__","created_at":T,"data":{"text":"hi"},"event_type":"info","id":"U","trace_names":["n"],"worker_id":"0"}]}`)
 	if status, _, text := p.ask("GET", "/api/v1/pop/queue/g.orders?consumerGroup=cg&subscriptionMode=new&autoAck=true", ""); status != 200 && status != 204 {
 		t.Fatal(status, text)
 	}

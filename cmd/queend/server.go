@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -280,7 +281,7 @@ func (s *server) services(l *loop.Loop) api.Services {
 		},
 		Deadline: s.config.Statements.Failover.Duration(),
 		Pop: api.PopDefaults{
-			Timeout: s.config.Pops.Timeout.Duration(), Batch: int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
+			Timeout: max(s.config.Pops.Timeout.Duration(), time.Nanosecond) /* 0 would be the default */, Batch: int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
 		},
 		Database: s.databaseUp, Buffered: s.bufferUsable,
 		Maintenance:    func() (push, pop bool) { return s.board.Flags() },
@@ -380,7 +381,7 @@ func (s *server) reconnect() {
 // whether payloads are jsonb. What a large database of Queen's takes long for, and
 // no push needs, goes on in the background.
 func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, err error) {
-	report, err := s.insist(ctx, conn, schema.Prepare, "the database is not ready; trying again until it is. Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own")
+	report, err := s.insist(ctx, conn, schema.Prepare, "the database is not ready; trying again until it is."+isItThere)
 	if err != nil {
 		return false, err
 	}
@@ -395,6 +396,9 @@ func (s *server) migrate(ctx context.Context, conn *pgconn.Config) (jsonb bool, 
 
 // migration is schema.Prepare or schema.Migrate.
 type migration func(context.Context, *pgconn.Config, func(schema.Progress)) (schema.Report, error)
+
+// isItThere is what a sentence of insist ends with, unless PostgreSQL has answered.
+const isItThere = " Is PostgreSQL there, and are PG_HOST, PG_PORT, PG_DB, PG_USER, PG_PASSWORD or DATABASE_URL right? queend --local-postgres brings its own"
 
 // insistSays is how often a start that does not get on says why.
 const insistSays = time.Minute
@@ -416,7 +420,11 @@ func (s *server) insist(ctx context.Context, conn *pgconn.Config, run migration,
 		// The texts of one and the same trouble differ by port numbers.
 		if kind := kindOf(err); kind != last || time.Since(saidAt) > insistSays {
 			last, saidAt = kind, time.Now()
-			s.log.Error().Err(err).Msg(sentence)
+			said := sentence
+			if kind != "unreachable" && !strings.HasPrefix(kind, "28") && kind != "3D000" {
+				said, _, _ = strings.Cut(sentence, isItThere) // it is, and has said what is wrong
+			}
+			s.log.Error().Err(err).Msg(said)
 		}
 		select {
 		case <-ctx.Done():

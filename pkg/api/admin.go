@@ -91,6 +91,8 @@ func (r *Router) addAdmin() {
 
 	r.add("POST", "/api/v1/traces", r.trace)
 	r.addPath("GET", "/api/v1/traces/:partitionId/:transactionId", r.listTraces)
+	r.addPath("GET", "/api/v1/traces/by-name/:name", r.listNamedTraces)
+	r.add("GET", "/api/v1/traces/names", r.listTraceNames)
 }
 
 // administer has work done elsewhere and answers with its outcome. work runs in a

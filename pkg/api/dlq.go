@@ -13,11 +13,9 @@ func (r *Router) listLetters(x Exchange) {
 		if err != nil {
 			return outcome{}, err
 		}
-		var answer, pagination object
-		pagination.int("limit", limit)
-		pagination.int("offset", offset)
+		var answer object
 		answer.json("messages", list(len(rows), func(i int) []byte { return r.shownLetter(rows[i]) }))
-		answer.json("pagination", pagination.end())
+		answer.page(limit, offset)
 		answer.json("total", total[0][0])
 		return outcome{body: answer.end()}, nil
 	})

@@ -10,7 +10,11 @@ import (
 // nobody has, else that of all groups together: completed when each is past it.
 func (r *Router) listMessages(x Exchange) {
 	limit, offset := page(x, 200)
-	filters := []any{filter(x, "queue"), filter(x, "partition"), filter(x, "ns"), filter(x, "task")}
+	namespace := filter(x, "ns")
+	if namespace == nil {
+		namespace = filter(x, "namespace") // Queen's clients send this one, and Queen does not look at it
+	}
+	filters := []any{filter(x, "queue"), filter(x, "partition"), namespace, filter(x, "task")}
 	arguments := append(filters[:4:4], filter(x, "status"), timeFilter(x, "from"), timeFilter(x, "to"), limit, offset)
 	r.look(x, func(s Session) (outcome, error) {
 		rows, err := s.Rows("admin_messages", arguments...)

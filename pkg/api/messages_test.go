@@ -37,6 +37,8 @@ func TestMessagesAreListedWithWhatBecameOfThem(t *testing.T) {
 		w.listed("queue=q&limit=-1&offset=-7&partition=p2", none, "q/p2 d pending pending 0/0")
 		w.listed("ns=ns&task=tk&limit=1", none, "q/p2 d pending pending 0/0")
 		w.listed("ns=nobody", none)
+		w.listed("namespace=ns&task=tk&limit=1", none, "q/p2 d pending pending 0/0")
+		w.listed("namespace=nobody", none)
 		w.listed("queue=nothere", none)
 		w.listed("queue=q&from=2100-01-01T00:00:00Z", none)
 		w.listed("queue=q&to=2000-01-01T00:00:00Z", none)
@@ -156,7 +158,7 @@ func TestAMessageIsDeletedAndItsNumberIsAHole(t *testing.T) {
 		p := w.partition("q", "p")
 		w.bury(p, "g1", "b")
 		w.bury(p, "g2", "b")
-		w.says("POST", "/api/v1/traces", `{"transactionId":"b","partitionId":"`+p+`","data":{}}`, 200, `{"success":true,"traceId":"U"}`)
+		w.says("POST", "/api/v1/traces", `{"transactionId":"b","partitionId":"`+p+`","data":{}}`, 201, `{"success":true,"traceId":"U"}`)
 		deleted := func(tx string) {
 			t.Helper()
 			w.says("DELETE", "/api/v1/messages/"+p+"/"+tx, "", 200, `{"message":"Message deleted successfully","partitionId":"U","success":true,"transactionId":"`+tx+`"}`)

@@ -30,7 +30,7 @@ func TestARetriedMessageIsTheNewestOfItsPartition(t *testing.T) {
 				t.Errorf("the hook heard %v", w.changed)
 			}
 		}
-		w.says("POST", "/api/v1/traces", `{"transactionId":"a","partitionId":"`+p+`","data":{}}`, 200, `{"success":true,"traceId":"U"}`)
+		w.says("POST", "/api/v1/traces", `{"transactionId":"a","partitionId":"`+p+`","data":{}}`, 201, `{"success":true,"traceId":"U"}`)
 		w.consume(p, queueMode, "b")
 		w.consume(p, "behind", "a")
 		w.bury(p, queueMode, "a")

@@ -23,7 +23,7 @@ func TestAQueueIsDeletedWithAllThatBelongsToIt(t *testing.T) {
 		w.sql(`INSERT INTO queen.consumer_watermarks (queue_name, consumer_group) VALUES ('gone', 'g'), ('keep', 'g')`)
 		w.sql(`INSERT INTO queen.consumer_groups_metadata (consumer_group, queue_name, subscription_mode, subscription_timestamp) VALUES ('g', 'gone', 'new', now())`)
 		w.sql(`INSERT INTO queen.message_holes VALUES ($1, 7)`, p)
-		w.says("POST", "/api/v1/traces", `{"transactionId":"a","partitionId":"`+p+`","data":{}}`, 200, `{"success":true,"traceId":"U"}`)
+		w.says("POST", "/api/v1/traces", `{"transactionId":"a","partitionId":"`+p+`","data":{}}`, 201, `{"success":true,"traceId":"U"}`)
 
 		w.says("DELETE", "/api/v1/resources/queues/gone", "", 200, `{"deleted":true,"existed":true,"queue":"gone"}`)
 		w.says("DELETE", "/api/v1/resources/queues/gone", "", 200, `{"deleted":true,"existed":false,"queue":"gone"}`)

@@ -37,10 +37,8 @@ func (r *Router) trace(x Exchange) {
 		r.adminFault(x, err)
 		return
 	}
-	var reader any
-	if name, ok := body.text("consumerGroup"); ok {
-		reader = name
-	}
+	reader, _ := body.text("consumerGroup")
+	reader = group([]byte(reader))
 	kind, _ := body.text("eventType")
 	if kind == "" {
 		kind = "info"
@@ -59,7 +57,7 @@ func (r *Router) trace(x Exchange) {
 		}
 		answer.bool("success", true)
 		answer.column("traceId", rows[0][0])
-		return outcome{body: answer.end()}, nil
+		return outcome{status: 201, body: answer.end()}, nil
 	})
 }
 
@@ -130,6 +128,72 @@ func (r *Router) listTraces(x Exchange, p Params) {
 			t.json("trace_names", row[5])
 			t.column("worker_id", row[6])
 			return t.end()
+		}))
+		return outcome{body: answer.end()}, nil
+	})
+}
+
+// listNamedTraces shows the traces that have a name, newest first, each with its message as
+// it is stored: the payload of an encrypted queue stays as it is.
+func (r *Router) listNamedTraces(x Exchange, p Params) {
+	name := string(p.Get(0))
+	limit, offset := page(x, 100)
+	r.look(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_traces_named", name, limit, offset)
+		if err != nil {
+			return outcome{}, err
+		}
+		total, err := s.Rows("admin_traces_named_count", name)
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		answer.page(limit, offset)
+		answer.json("total", total[0][0])
+		answer.json("traces", list(len(rows), func(i int) []byte {
+			row := rows[i]
+			var t object
+			t.column("consumer_group", row[0])
+			t.column("created_at", row[1])
+			t.json("data", compact(row[2]))
+			t.column("event_type", row[3])
+			t.column("id", row[4])
+			t.json("message_payload", compact(row[5]))
+			t.column("partition_id", row[6])
+			t.column("partition_name", row[7])
+			t.column("queue_name", row[8])
+			t.json("trace_names", row[9])
+			t.column("transaction_id", row[10])
+			t.column("worker_id", row[11])
+			return t.end()
+		}))
+		return outcome{body: answer.end()}, nil
+	})
+}
+
+// listTraceNames shows the names that traces have.
+func (r *Router) listTraceNames(x Exchange) {
+	limit, offset := page(x, 50)
+	r.look(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_trace_names", limit, offset)
+		if err != nil {
+			return outcome{}, err
+		}
+		total, err := s.Rows("admin_trace_names_count")
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		answer.page(limit, offset)
+		answer.json("total", total[0][0])
+		answer.json("trace_names", list(len(rows), func(i int) []byte {
+			row := rows[i]
+			var n object
+			n.column("last_seen", row[0])
+			n.json("message_count", row[1])
+			n.json("trace_count", row[2])
+			n.column("trace_name", row[3])
+			return n.end()
 		}))
 		return outcome{body: answer.end()}, nil
 	})
