@@ -47,6 +47,36 @@ func (p *process) says(method, path, body string, status int, answer string) {
 	}
 }
 
+// A queue is cleared under those who use it: an ack of what went does no harm, and who waits
+// has what comes next.
+func TestAQueueIsClearedUnderItsConsumers(t *testing.T) {
+	db := postgrestest.Database(t)
+	p := start(t, "DATABASE_URL="+db)
+	for i := range 3 {
+		p.put(t, fmt.Sprintf(`{"queue":"q","payload":%d}`, i))
+	}
+	leased := p.pop("/queue/q?batch=2")
+	if len(leased.Messages) != 2 {
+		t.Fatal(leased.text)
+	}
+	waiting := make(chan popped, 1)
+	go func() { waiting <- p.pop("/queue/q?wait=true&timeout=20000") }()
+	waitFor(t, "the pop to wait", func() bool {
+		return strings.Contains(get(t, p.url("/metrics/prometheus")), "\nqueend_pops_parked 1\n")
+	})
+	p.says("DELETE", "/api/v1/queues/q/clear", "", 200, `{"cleared":true,"count":3,"queue":"q","success":true}`)
+	if ok, text := p.ack(leased, "", "completed"); ok || !strings.Contains(text, "Message not found") {
+		t.Error(text)
+	}
+	p.put(t, `{"queue":"q","payload":"next"}`)
+	if got := <-waiting; len(got.Messages) != 1 || string(got.Messages[0].Data) != `"next"` {
+		t.Error(got.text)
+	} else if ok, text := p.ack(got, "", "completed"); !ok {
+		t.Error(text)
+	}
+	sound(t, db)
+}
+
 func TestAnAdministrativeSessionFromEndToEnd(t *testing.T) {
 	db := postgrestest.Database(t)
 	p := start(t, "DATABASE_URL="+db)

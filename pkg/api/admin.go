@@ -73,6 +73,8 @@ func mayBeDone(err error) bool {
 func (r *Router) addAdmin() {
 	r.add("POST", "/api/v1/configure", r.configure)
 	r.addPath("DELETE", "/api/v1/resources/queues/:queue", r.deleteQueue)
+	r.add("GET", "/api/v1/resources/partitions", r.listPartitions)
+	r.addPath("DELETE", "/api/v1/queues/:queue/clear", r.clearQueue)
 
 	r.add("GET", "/api/v1/messages", r.listMessages)
 	r.addPath("GET", "/api/v1/messages/:partitionId/:transactionId", r.getMessage)

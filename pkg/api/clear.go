@@ -1,0 +1,148 @@
+package api
+
+import (
+	"strconv"
+	"time"
+)
+
+// clearRowsMax is how many messages one transaction of a clear takes.
+const clearRowsMax = 10_000
+
+// clearQueue takes all messages out of a queue, or out of one of its partitions: those that
+// are there when it is asked. The queue, its partitions and the groups stay, and numbers go on
+// behind what went; dead letters keep their own copies. It is what retention does to messages
+// that are too old, with the same statements: leases of which nothing is left end.
+func (r *Router) clearQueue(x Exchange, p Params) {
+	name, partition := string(p.Get(0)), filter(x, "partition")
+	r.administer(x, func(s Session) (outcome, error) {
+		c := clearing{s: s, until: time.Now().Add(workBudget)}
+		known, err := s.Rows("admin_clear_places", name, partition)
+		if err != nil {
+			return outcome{}, onlyRead(err)
+		}
+		if len(known) == 0 {
+			if partition != nil {
+				return outcome{}, &refusal{404, "Partition not found"}
+			}
+			return outcome{}, &refusal{404, "Queue not found"}
+		}
+		for len(known) > 0 {
+			n := min(len(known), deletePartitionsMax)
+			if err := c.clear(known[:n]); err != nil {
+				return outcome{}, err
+			}
+			known = known[n:]
+		}
+		var answer object
+		answer.bool("cleared", true)
+		answer.int("count", c.gone)
+		if partition != nil {
+			answer.text("partition", partition.(string))
+		}
+		answer.text("queue", name)
+		answer.bool("success", true)
+		return outcome{body: answer.end(), changed: []string{name}}, nil
+	})
+}
+
+type clearing struct {
+	s     Session
+	until time.Time
+	gone  int
+}
+
+// clear takes out what partitions have up to places: (id, created_at, id of the message) each,
+// null where there has never been one.
+func (c *clearing) clear(places [][][]byte) error {
+	var parts, upToAt, upToID, ever, firstAt, firstID []string
+	for _, place := range places {
+		if place[0] == nil || place[1] == nil {
+			continue
+		}
+		parts = append(parts, string(place[0]))
+		upToAt, upToID = append(upToAt, string(place[1])), append(upToID, string(place[2]))
+		ever, firstAt = append(ever, "infinity"), append(firstAt, "-infinity")
+		firstID = append(firstID, "00000000-0000-0000-0000-000000000000")
+	}
+	for full := len(parts) > 0; full; {
+		if time.Now().After(c.until) {
+			return &refusal{503, "the queue is too large to be cleared at once; much of it is gone, ask again for the rest"}
+		}
+		var n int
+		err := c.s.Transaction(func() (err error) {
+			n, err = c.piece(parts, ever, firstAt, firstID, upToAt, upToID)
+			return err
+		})
+		if err != nil && (c.gone > 0 || mayBeDone(err)) {
+			return &partial{err, "part of it may be gone, ask again for the rest"}
+		}
+		if err != nil {
+			return err
+		}
+		c.gone += n
+		full = n == clearRowsMax
+	}
+	return nil
+}
+
+// piece is one transaction.
+func (c *clearing) piece(parts, cutoffs, afterAt, afterID, upToAt, upToID []string) (n int, err error) {
+	losses, err := c.s.Rows("maintain_delete", parts, cutoffs, afterAt, afterID, upToAt, upToID, clearRowsMax)
+	if err != nil || len(losses) == 0 {
+		return 0, err
+	}
+	var lost, counts, lastAt, lastID, numbered, tails []string
+	for _, l := range losses { // partition, messages, greatest number, first at, id, last at, id
+		k, err := strconv.Atoi(string(l[1]))
+		if err != nil {
+			return 0, err
+		}
+		n += k
+		lost, counts = append(lost, string(l[0])), append(counts, string(l[1]))
+		lastAt, lastID = append(lastAt, string(l[5])), append(lastID, string(l[6]))
+		if l[2] != nil {
+			numbered, tails = append(numbered, string(l[0])), append(tails, string(l[2]))
+		}
+	}
+	if _, err := c.s.Rows("maintain_leases", lost, lastAt, lastID); err != nil {
+		return 0, err
+	}
+	if _, err := c.s.Rows("maintain_history", lost, counts, "clear"); err != nil || len(numbered) == 0 {
+		return n, err
+	}
+	if _, err := c.s.Rows("maintain_fill", numbered, tails); err != nil {
+		return 0, err
+	}
+	_, err = c.s.Rows("maintain_tail", numbered, tails)
+	return n, err
+}
+
+// listPartitions shows the partitions of a queue, by name.
+func (r *Router) listPartitions(x Exchange) {
+	limit, offset := page(x, 100)
+	queue := filter(x, "queue")
+	r.look(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows("admin_partitions", queue, limit, offset)
+		if err != nil {
+			return outcome{}, err
+		}
+		total, err := s.Rows("admin_partitions_count", queue)
+		if err != nil {
+			return outcome{}, err
+		}
+		var answer object
+		answer.page(limit, offset)
+		answer.json("partitions", list(len(rows), func(i int) []byte {
+			row := rows[i]
+			var p object
+			p.column("createdAt", row[0])
+			p.column("id", row[1])
+			p.column("lastActivity", row[2])
+			p.column("name", row[3])
+			p.column("queue", row[4])
+			return p.end()
+		}))
+		answer.json("total", total[0][0])
+		return outcome{body: answer.end()}, nil
+	})
+}

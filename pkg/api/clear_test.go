@@ -1,0 +1,75 @@
+package api
+
+import (
+	"fmt"
+	"testing"
+)
+
+func TestAQueueIsCleared(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"q","options":{"retryLimit":7}}`)
+		w.push("q", "p1", "a", "b", "c")
+		w.push("q", "p2", "d")
+		w.push("keep", "p1", "k")
+		p1, p2 := w.partition("q", "p1"), w.partition("q", "p2")
+		w.consume(p1, "g", "a")
+		w.lease(p1, "g") // ends with the messages
+		w.lease(p2, queueMode)
+		w.bury(p1, "h", "a")
+		w.changed = nil
+		w.says("DELETE", "/api/v1/queues/q/clear", "", 200, `{"cleared":true,"count":4,"queue":"q","success":true}`)
+		w.heard("q")
+		w.says("DELETE", "/api/v1/queues/q/clear", "", 200, `{"cleared":true,"count":0,"queue":"q","success":true}`)
+		w.holds(`SELECT count(*) FROM queen.messages WHERE partition_id IN ('`+p1+`', '`+p2+`')`, "0")
+		w.holds(`SELECT seq, tail_seq FROM queen.partition_lookup WHERE partition_id IN ('`+p1+`', '`+p2+`') ORDER BY 1`, "1|1", "3|3")
+		w.holds(`SELECT count(*) FROM queen.partition_consumers WHERE partition_id IN ('`+p1+`', '`+p2+`') AND (lease_expires_at > now() OR worker_id IS NOT NULL)`, "0")
+		w.holds(`SELECT retry_limit FROM queen.queues WHERE name = 'q'`, "7")
+		w.holds(`SELECT count(*) FROM queen.messages WHERE transaction_id = 'k'`, "1")
+		w.holds(`SELECT sum(messages_deleted) FROM queen.retention_history WHERE retention_type = 'clear' AND partition_id IN ('`+p1+`', '`+p2+`')`, "4")
+
+		// What comes then has the next number, and what was there may come again.
+		w.push("q", "p1", "a", "e")
+		w.push("q", "p2", "f")
+		w.holds(`SELECT transaction_id, seq FROM queen.messages WHERE partition_id = '`+p1+`' ORDER BY seq`, "a|4", "e|5")
+		w.says("DELETE", "/api/v1/queues/q/clear?partition=p1", "", 200, `{"cleared":true,"count":2,"partition":"p1","queue":"q","success":true}`)
+		w.holds(`SELECT transaction_id FROM queen.messages WHERE partition_id IN ('`+p1+`', '`+p2+`')`, "f")
+		w.says("DELETE", "/api/v1/queues/q/clear?partition=none", "", 404, `{"error":"Partition not found"}`)
+		w.says("DELETE", "/api/v1/queues/none/clear", "", 404, `{"error":"Queue not found"}`)
+		w.dense()
+	})
+}
+
+// What is deleted at once is bounded.
+func TestALargeQueueIsClearedPieceByPiece(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p1", "first")
+	w.push("q", "p2", "first")
+	w.sql(`INSERT INTO queen.messages (id, partition_id, transaction_id, payload, created_at, seq)
+		SELECT gen_random_uuid(), h.partition_id, 'n' || i, '{}', h.last_message_created_at + i * interval '1 microsecond', h.seq + i
+		  FROM queen.partition_lookup h, generate_series(1, $1::int) i WHERE h.queue_name = 'q'`, clearRowsMax)
+	w.sql(`UPDATE queen.partition_lookup h SET seq = m.seq, last_message_id = m.id, last_message_created_at = m.created_at
+		FROM queen.messages m WHERE m.partition_id = h.partition_id AND m.transaction_id = $1`, fmt.Sprint("n", clearRowsMax))
+	w.says("DELETE", "/api/v1/queues/q/clear", "", 200, fmt.Sprintf(`{"cleared":true,"count":%d,"queue":"q","success":true}`, 2*clearRowsMax+2))
+	w.holds(`SELECT count(*) FROM queen.messages`, "0")
+	w.holds(`SELECT DISTINCT seq, tail_seq FROM queen.partition_lookup WHERE queue_name = 'q'`, fmt.Sprintf("%d|%[1]d", clearRowsMax+1))
+	w.holds(`SELECT count(*) FROM queen.retention_history`, "4")
+}
+
+func TestPartitionsAreListed(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)
+		w.push("q", "p2", "a")
+		w.push("q", "p1", "b")
+		w.push("r", "p", "c")
+		one := func(name, last string) string {
+			return `{"createdAt":T,"id":"U","lastActivity":` + last + `,"name":"` + name + `","queue":"q"}`
+		}
+		f := func(query, page string, total int, partitions string) {
+			t.Helper()
+			w.says("GET", "/api/v1/resources/partitions"+query, "", 200, fmt.Sprintf(`{"pagination":{%s},"partitions":[%s],"total":%d}`, page, partitions, total))
+		}
+		f("?queue=q", `"limit":100,"offset":0`, 3, one("Default", "null")+","+one("p1", "T")+","+one("p2", "T"))
+		f("?queue=q&limit=1&offset=1", `"limit":1,"offset":1`, 3, one("p1", "T"))
+		f("?queue=none", `"limit":100,"offset":0`, 0, "")
+	})
+}
