@@ -133,8 +133,7 @@ func (r *Router) listTraces(x Exchange, p Params) {
 	})
 }
 
-// listNamedTraces shows the traces that have a name, newest first, each with its message as
-// it is stored: the payload of an encrypted queue stays as it is.
+// listNamedTraces shows the traces that have a name, oldest first, each with its message.
 func (r *Router) listNamedTraces(x Exchange, p Params) {
 	name := string(p.Get(0))
 	limit, offset := page(x, 100)
@@ -158,7 +157,7 @@ func (r *Router) listNamedTraces(x Exchange, p Params) {
 			t.json("data", compact(row[2]))
 			t.column("event_type", row[3])
 			t.column("id", row[4])
-			t.json("message_payload", compact(row[5]))
+			t.json("message_payload", r.opened(row[5]))
 			t.column("partition_id", row[6])
 			t.column("partition_name", row[7])
 			t.column("queue_name", row[8])

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -39,39 +38,6 @@ func TestTracesOfAMessageAreKeptAndShown(t *testing.T) {
 			`{"consumer_group":"__QUEUE_MODE__","created_at":T,"data":[1,"x"],"event_type":"info","id":"U","trace_names":["one"],"worker_id":"0"},`+
 			`{"consumer_group":"__QUEUE_MODE__","created_at":T,"data":false,"event_type":"info","id":"U","trace_names":[],"worker_id":"0"}]}`)
 		w.says("GET", "/api/v1/traces/"+p+"/other", "", 200, `{"traces":[]}`)
-
-		// By their names.
-		named := func(target string, total int, page, traces string) {
-			t.Helper()
-			w.says("GET", "/api/v1/traces/by-name/"+target, "", 200, fmt.Sprintf(`{"pagination":{%s},"total":%d,"traces":[%s]}`, page, total, traces))
-		}
-		trace := func(group, data, kind, names, payload, transaction string) string {
-			return `{"consumer_group":"` + group + `","created_at":T,"data":` + data + `,"event_type":"` + kind + `","id":"U","message_payload":` + payload +
-				`,"partition_id":"U","partition_name":"p","queue_name":"q","trace_names":` + names + `,"transaction_id":"` + transaction + `","worker_id":"0"}`
-		}
-		f(`{"transactionId":"other","partitionId":"{p}","data":2,"traceNames":["n1","a/b"]}`, 201, kept)
-		w.sql(`DELETE FROM queen.message_traces WHERE partition_id <> $1`, p) // a take-over has some
-		const all = `"limit":100,"offset":0`
-		later := trace("__QUEUE_MODE__", "2", "info", `["a/b","n1"]`, `{"t":"other"}`, "other")
-		earlier := trace("g", `{"text":"hi"}`, "warn", `["n1","n2"]`, `{"t":"tx/1"}`, "tx/1")
-		named("n1", 2, all, later+","+earlier)
-		named("n1?limit=1", 2, `"limit":1,"offset":0`, later)
-		named("n1?limit=1&offset=1", 2, `"limit":1,"offset":1`, earlier)
-		named("n1?offset=2", 2, `"limit":100,"offset":2`, "")
-		named("n1?limit=0", 2, `"limit":0,"offset":0`, "")
-		named("a%2Fb", 1, all, later)
-		named("nobody", 0, all, "")
-		names := func(query string, page, list string) {
-			t.Helper()
-			w.says("GET", "/api/v1/traces/names"+query, "", 200, `{"pagination":{`+page+`},"total":4,"trace_names":[`+list+`]}`)
-		}
-		name := func(name string, messages, traces int) string {
-			return fmt.Sprintf(`{"last_seen":T,"message_count":%d,"trace_count":%d,"trace_name":%q}`, messages, traces, name)
-		}
-		f(`{"transactionId":"other","partitionId":"{p}","data":3,"traceNames":"n1"}`, 201, kept)
-		names("", `"limit":50,"offset":0`, name("n1", 2, 3)+","+name("a/b", 1, 1)+","+name("one", 1, 1)+","+name("n2", 1, 1))
-		names("?limit=2&offset=1", `"limit":2,"offset":1`, name("a/b", 1, 1)+","+name("one", 1, 1))
-		w.says("GET", "/api/v1/traces/xx/other", "", 400, `{"error":"invalid input syntax for type uuid: \"xx\""}`)
 	})
 }
 
@@ -93,5 +59,65 @@ func TestATraceWithANumberThatJsonbWouldBlowUpIsRefused(t *testing.T) {
 		f(`0.`+strings.Repeat("9", 1000), 400, refused)
 		f(`[1e400,-1e-400,1e0000400,`+strings.Repeat("9", 1000)+`]`, 201, kept)
 		f(`["1e401",{"1e401":true}]`, 201, kept)
+	})
+}
+
+func TestTracesAreFoundByTheirNames(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"sealed","options":{"encryptionEnabled":true}}`)
+		w.push("q", "p", "a", "b")
+		w.push("sealed", "s", "c")
+		w.sql(`DELETE FROM queen.message_traces`) // what Queen left
+		p, sealed := w.partition("q", "p"), w.partition("sealed", "s")
+		say := func(partition, transaction, data, names string) {
+			t.Helper()
+			w.says("POST", "/api/v1/traces", `{"transactionId":"`+transaction+`","partitionId":"`+partition+`","data":`+data+`,"traceNames":`+names+`}`, 201, `{"success":true,"traceId":"U"}`)
+		}
+		w.says("GET", "/api/v1/traces/names", "", 200, `{"pagination":{"limit":50,"offset":0},"total":0,"trace_names":[]}`)
+		say(p, "a", `1`, `["n/1","other"]`)
+		say(p, "a", `{"x": 2}`, `"n/1"`)
+		say(p, "b", `3`, `null`)
+		say(sealed, "c", `4`, `["n/1"]`)
+
+		shown := func(data, names, queue, partition, transaction, payload string) string {
+			return `{"consumer_group":"__QUEUE_MODE__","created_at":T,"data":` + data + `,"event_type":"info","id":"U","message_payload":` + payload +
+				`,"partition_id":"U","partition_name":"` + partition + `","queue_name":"` + queue + `","trace_names":` + names + `,"transaction_id":"` + transaction + `","worker_id":"0"}`
+		}
+		one := shown(`1`, `["n/1","other"]`, "q", "p", "a", `{"t":"a"}`)
+		two := shown(`{"x":2}`, `["n/1"]`, "q", "p", "a", `{"t":"a"}`)
+		three := shown(`4`, `["n/1"]`, "sealed", "s", "c", `{"t":"c"}`)
+		f := func(target, page, total string, traces ...string) {
+			t.Helper()
+			w.says("GET", "/api/v1/traces/by-name/"+target, "", 200, `{"pagination":{`+page+`},"total":`+total+`,"traces":[`+strings.Join(traces, ",")+`]}`)
+		}
+		f("n%2F1", `"limit":100,"offset":0`, "3", one, two, three)
+		f("n%2F1?limit=1", `"limit":1,"offset":0`, "3", one)
+		f("n%2F1?limit=1&offset=1", `"limit":1,"offset":1`, "3", two)
+		f("n%2F1?offset=2", `"limit":100,"offset":2`, "3", three)
+		f("n%2F1?offset=3", `"limit":100,"offset":3`, "3")
+		f("n%2F1?limit=0", `"limit":0,"offset":0`, "3")
+		f("n%2F1?limit=5000&offset=-1", `"limit":1000,"offset":0`, "3", one, two, three)
+		f("other", `"limit":100,"offset":0`, "1", one)
+		f("zzz", `"limit":100,"offset":0`, "0")
+		f("", `"limit":100,"offset":0`, "0")
+
+		const last, before = `{"last_seen":T,"message_count":2,"trace_count":3,"trace_name":"n/1"}`, `{"last_seen":T,"message_count":1,"trace_count":1,"trace_name":"other"}`
+		w.says("GET", "/api/v1/traces/names", "", 200, `{"pagination":{"limit":50,"offset":0},"total":2,"trace_names":[`+last+`,`+before+`]}`)
+		w.says("GET", "/api/v1/traces/names?limit=1&offset=1", "", 200, `{"pagination":{"limit":1,"offset":1},"total":2,"trace_names":[`+before+`]}`)
+		w.says("GET", "/api/v1/traces/names?limit=5000&offset=2", "", 200, `{"pagination":{"limit":1000,"offset":2},"total":2,"trace_names":[]}`)
+
+		// A server without the key shows the envelope.
+		w.config.Sealer = nil
+		if x := w.ask("GET", "/api/v1/traces/by-name/n%2F1?offset=2", ""); !strings.Contains(x.body, `"encrypted":`) {
+			t.Errorf("without the key: %s", x.body)
+		}
+
+		// A trace outlives its message, but for Queen's foreign key.
+		w.sql(`DELETE FROM queen.messages WHERE transaction_id = 'a'`)
+		if w.config.PayloadJSONB {
+			f("other", `"limit":100,"offset":0`, "0")
+		} else {
+			f("other", `"limit":100,"offset":0`, "1", strings.Replace(one, `{"t":"a"}`, "null", 1))
+		}
 	})
 }
