@@ -124,14 +124,11 @@ func (r *Router) administerWithin(within time.Duration, x Exchange, work func(Se
 			if mayBeDone(err) && r.stores.AllChanged != nil {
 				r.stores.AllChanged() // whom it would have woken looks again
 			}
+			r.changed(o) // part of it may be done
 			r.adminFault(x, err)
 			return
 		}
-		if r.stores.Changed != nil {
-			for _, name := range o.changed {
-				r.stores.Changed(name)
-			}
-		}
+		r.changed(o)
 		if r.stores.AllChanged != nil && o.all {
 			r.stores.AllChanged()
 		}
@@ -146,6 +143,15 @@ func (r *Router) administerWithin(within time.Duration, x Exchange, work func(Se
 		return
 	}
 	r.Counters.Admin.Requests.Add(1)
+}
+
+// changed tells of the queues that an outcome has changed.
+func (r *Router) changed(o outcome) {
+	if r.stores.Changed != nil {
+		for _, name := range o.changed {
+			r.stores.Changed(name)
+		}
+	}
 }
 
 // look is administer for work that changes nothing.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -29,7 +30,7 @@ func (r *Router) clearQueue(x Exchange, p Params) {
 		for len(known) > 0 {
 			n := min(len(known), deletePartitionsMax)
 			if err := c.clear(known[:n]); err != nil {
-				return outcome{}, err
+				return outcome{changed: []string{name}}, err
 			}
 			known = known[n:]
 		}
@@ -64,9 +65,9 @@ func (c *clearing) clear(places [][][]byte) error {
 		ever, firstAt = append(ever, "infinity"), append(firstAt, "-infinity")
 		firstID = append(firstID, "00000000-0000-0000-0000-000000000000")
 	}
-	for full := len(parts) > 0; full; {
+	for len(parts) > 0 {
 		if time.Now().After(c.until) {
-			return &refusal{503, "the queue is too large to be cleared at once; much of it is gone, ask again for the rest"}
+			return &refusal{503, "the queue cannot be cleared at once; much of it may be gone, ask again for the rest"}
 		}
 		var n int
 		err := c.s.Transaction(func() (err error) {
@@ -79,42 +80,87 @@ func (c *clearing) clear(places [][][]byte) error {
 		if err != nil {
 			return err
 		}
-		c.gone += n
-		full = n == clearRowsMax
+		if c.gone += n; n > 0 {
+			continue
+		}
+		// A message that somebody rewrote or removed meanwhile is missed.
+		left, err := c.s.Rows("admin_clear_left", parts, upToAt, upToID)
+		if err != nil {
+			return &partial{onlyRead(err), "part of it may be gone, ask again for the rest"}
+		}
+		if !yes(left[0][0]) {
+			break
+		}
+		time.Sleep(clearPause)
 	}
 	return nil
 }
 
-// piece is one transaction.
+// clearPause is how long a clear waits for others that are at work on the same messages.
+const clearPause = 20 * time.Millisecond
+
+// piece is one transaction. Where an older message is left, because it was missed, the numbers
+// of those that went are holes; else they lie behind the tail.
 func (c *clearing) piece(parts, cutoffs, afterAt, afterID, upToAt, upToID []string) (n int, err error) {
 	losses, err := c.s.Rows("maintain_delete", parts, cutoffs, afterAt, afterID, upToAt, upToID, clearRowsMax)
 	if err != nil || len(losses) == 0 {
 		return 0, err
 	}
-	var lost, counts, lastAt, lastID, numbered, tails []string
-	for _, l := range losses { // partition, messages, greatest number, first at, id, last at, id
+	var lost, counts, beganAt, beganID, lastAt, lastID []string
+	for _, l := range losses { // partition, messages, greatest number, first at, id, last at, id, numbers
 		k, err := strconv.Atoi(string(l[1]))
 		if err != nil {
 			return 0, err
 		}
 		n += k
 		lost, counts = append(lost, string(l[0])), append(counts, string(l[1]))
+		beganAt, beganID = append(beganAt, string(l[3])), append(beganID, string(l[4]))
 		lastAt, lastID = append(lastAt, string(l[5])), append(lastID, string(l[6]))
-		if l[2] != nil {
-			numbered, tails = append(numbered, string(l[0])), append(tails, string(l[2]))
-		}
 	}
 	if _, err := c.s.Rows("maintain_leases", lost, lastAt, lastID); err != nil {
 		return 0, err
 	}
-	if _, err := c.s.Rows("maintain_history", lost, counts, "clear"); err != nil || len(numbered) == 0 {
-		return n, err
-	}
-	if _, err := c.s.Rows("maintain_fill", numbered, tails); err != nil {
+	if _, err := c.s.Rows("maintain_history", lost, counts, "clear"); err != nil {
 		return 0, err
 	}
-	_, err = c.s.Rows("maintain_tail", numbered, tails)
-	return n, err
+	rows, err := c.s.Rows("maintain_older", lost, beganAt, beganID)
+	if err != nil {
+		return 0, err
+	}
+	older := map[string]bool{}
+	for _, row := range rows {
+		older[string(row[0])] = true
+	}
+	return n, c.account(losses, older)
+}
+
+// account keeps the numbers true. The heads are locked by the last statement.
+func (c *clearing) account(losses [][][]byte, older map[string]bool) error {
+	var inside, holes, numbered, tails []string
+	for _, l := range losses {
+		switch partition := string(l[0]); {
+		case l[2] == nil: // a take-over has not numbered them yet
+		case older[partition]:
+			for _, seq := range strings.Split(strings.Trim(string(l[7]), "{}"), ",") {
+				inside, holes = append(inside, partition), append(holes, seq)
+			}
+		default:
+			numbered, tails = append(numbered, partition), append(tails, string(l[2]))
+		}
+	}
+	if len(inside) > 0 {
+		if _, err := c.s.Rows("maintain_holes", inside, holes); err != nil {
+			return err
+		}
+	}
+	if len(numbered) == 0 {
+		return nil
+	}
+	if _, err := c.s.Rows("maintain_fill", numbered, tails); err != nil {
+		return err
+	}
+	_, err := c.s.Rows("maintain_tail", numbered, tails)
+	return err
 }
 
 // listPartitions shows the partitions of a queue, by name.

@@ -2,7 +2,9 @@ package api
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 )
 
 func TestAQueueIsCleared(t *testing.T) {
@@ -51,13 +53,77 @@ func TestALargeQueueIsClearedPieceByPiece(t *testing.T) {
 		FROM queen.messages m WHERE m.partition_id = h.partition_id AND m.transaction_id = $1`, fmt.Sprint("n", clearRowsMax))
 	undo := w.end(1, inDoubt{}) // the second piece
 	w.says("DELETE", "/api/v1/queues/q/clear", "", 503, `{"error":"PostgreSQL does not answer, try again in a second; part of it may be gone, ask again for the rest"}`)
-	w.heard("*")
+	w.heard("*", "q")
 	undo()
 	w.holds(`SELECT count(*) FROM queen.messages`, "2")
 	w.says("DELETE", "/api/v1/queues/q/clear", "", 200, `{"cleared":true,"count":2,"queue":"q","success":true}`)
 	w.holds(`SELECT count(*) FROM queen.messages`, "0")
 	w.holds(`SELECT DISTINCT seq, tail_seq FROM queen.partition_lookup WHERE queue_name = 'q'`, fmt.Sprintf("%d|%[1]d", clearRowsMax+1))
 	w.holds(`SELECT count(*) FROM queen.retention_history`, "4")
+}
+
+// Others rewrite or remove messages at the same time (a take-over that numbers them, retention).
+// None is left for that, and numbers stay true.
+func TestAClearIsWholeBesideOthers(t *testing.T) {
+	for name, other := range map[string]string{
+		"removed":   `DELETE FROM queen.messages WHERE transaction_id = 'first'`,
+		"rewritten": `UPDATE queen.messages SET payload = payload WHERE transaction_id = 'first'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := onFresh(t)
+			w.push("q", "p1", "first")
+			w.sql(`INSERT INTO queen.messages (id, partition_id, transaction_id, payload, created_at, seq)
+				SELECT gen_random_uuid(), h.partition_id, 'n' || i, '{}', h.last_message_created_at + i * interval '1 microsecond', h.seq + i
+				  FROM queen.partition_lookup h, generate_series(1, $1::int) i WHERE h.queue_name = 'q'`, 2*clearRowsMax)
+			w.sql(`UPDATE queen.partition_lookup h SET seq = m.seq, last_message_id = m.id, last_message_created_at = m.created_at
+				FROM queen.messages m WHERE m.partition_id = h.partition_id AND m.transaction_id = $1`, fmt.Sprint("n", 2*clearRowsMax))
+			tx, err := w.db.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tx.Exec(t.Context(), other); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				time.Sleep(200 * time.Millisecond)
+				ended <- tx.Commit(t.Context())
+			}()
+			x := w.ask("DELETE", "/api/v1/queues/q/clear", "")
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+			if x.status != 200 {
+				t.Errorf("%d %s", x.status, x.body)
+			}
+			w.holds(`SELECT count(*) FROM queen.messages`, "0")
+			w.holds(`SELECT seq, tail_seq FROM queen.partition_lookup WHERE queue_name = 'q'`, fmt.Sprintf("%d|%[1]d", 2*clearRowsMax+1))
+			w.holds(`SELECT count(*) FROM queen.message_holes`, "0")
+		})
+	}
+}
+
+// What a piece has missed stays in the count, until another takes it.
+func TestAPieceOfAClearThatMissedAMessageLeavesHoles(t *testing.T) {
+	w := onFresh(t)
+	w.push("q", "p1", "a", "b", "c")
+	p1 := w.partition("q", "p1")
+	last := w.one(`SELECT last_message_created_at, last_message_id FROM queen.partition_lookup WHERE partition_id = $1`, p1)
+	at, id, _ := strings.Cut(last, "|")
+	first := w.one(`SELECT created_at, id FROM queen.messages WHERE transaction_id = 'a'`)
+	firstAt, firstID, _ := strings.Cut(first, "|")
+	done := make(chan struct{})
+	w.router.stores.Admin(0, func(s Session) {
+		defer close(done)
+		c := clearing{s: s}
+		if n, err := c.piece([]string{p1}, []string{"infinity"}, []string{firstAt}, []string{firstID}, []string{at}, []string{id}); n != 2 || err != nil {
+			t.Error(n, err)
+		}
+	}, func() {})
+	<-done
+	w.holds(`SELECT transaction_id, seq FROM queen.messages`, "a|1")
+	w.holds(`SELECT seq, tail_seq FROM queen.partition_lookup WHERE partition_id = '`+p1+`'`, "3|0")
+	w.holds(`SELECT seq FROM queen.message_holes WHERE partition_id = '`+p1+`' ORDER BY seq`, "2", "3")
 }
 
 func TestPartitionsAreListed(t *testing.T) {

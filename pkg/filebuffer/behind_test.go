@@ -167,11 +167,12 @@ func TestBeyondTheBoundTheDrainWaits(t *testing.T) {
 		w := newWorld(t, 1, func(o *Options) { o.behindMax = 4 })
 		w.drain()
 		w.outage(true)
+		var names []string
 		for i := range 6 {
-			w.push(1, 0, fmt.Sprint("p", i))
-			w.locked[fmt.Sprint("p", i)] = true
+			names = append(names, fmt.Sprint("p", i))
+			w.locked[names[i]] = true
 		}
-		w.push(1, 0, "free")
+		w.push(1, 0, append(names, "free")...) // one record: what is behind it waits
 		w.settle()
 		w.outage(false)
 		for range 20 {

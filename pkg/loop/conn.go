@@ -111,7 +111,7 @@ func (c *conn) receive(data []byte) {
 	case c.phase >= deaf:
 		// Thrown away: refused, or after the last request.
 	case c.phase == paused:
-		if len(c.in)+len(data) > c.loop.server.options.UnreadBytesMax {
+		if len(c.in)+len(data) > c.unreadMax() {
 			c.refuse(503, "too many requests were sent on one connection without reading the answers")
 			return
 		}
@@ -172,6 +172,16 @@ func (c *conn) parse(buf []byte) (rest []byte) {
 func (c *conn) isAtBound() bool {
 	o := &c.loop.server.options
 	return c.full || c.open >= o.PipelineRequestsMax || c.held+c.expected >= o.OutputBytesMax
+}
+
+// unreadMax is how many bytes are kept of requests that are not parsed. Of a client that reads,
+// and only has to wait for a long answer, as many as one request may have.
+func (c *conn) unreadMax() int {
+	o := &c.loop.server.options
+	if !c.full && c.expected > 0 && c.open < o.PipelineRequestsMax {
+		return max(o.UnreadBytesMax, o.Limits.HeaderBytesMax+int(o.Limits.BodyBytesMax))
+	}
+	return o.UnreadBytesMax
 }
 
 // headDone looks at a request whose body is still to come.

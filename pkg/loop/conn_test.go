@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -759,6 +760,28 @@ func TestAnnouncedAnswersAreNotAskedForBeforeThereIsRoomForThem(t *testing.T) {
 	if n := b.Stats().ReadersClosed; n != 0 {
 		t.Errorf("%d readers were closed", n)
 	}
+}
+
+// What is sent behind an answer that is waited for may be as long as any request.
+func TestARequestBehindAnAnnouncedAnswerMayBeLong(t *testing.T) {
+	b := newBench(t, Options{UnreadBytesMax: 4 << 10, Limits: httpparse.Limits{HeaderBytesMax: 1 << 10, BodyBytesMax: 1 << 20, TargetBytesMax: 100, FieldsMax: 10}})
+	c := b.dial()
+	long := strings.Repeat("x", 1<<20)
+	post := "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: " + strconv.Itoa(len(long)) + "\r\n\r\n" + long
+	c.send(get("/hold?expect=2147483647") + post)
+	x := b.take()
+	eventually(t, "the request is kept", func() (kept bool) {
+		on(t, b.Loops()[0], func() { kept = len(b.Loops()[0].conns[0].in) == len(post) })
+		return kept
+	})
+	b.reply(x, 200, "first")
+	c.hears(200, "first")
+	c.hears(200, long)
+
+	// And no longer.
+	c.send(get("/hold?expect=2147483647") + post + post)
+	b.take()
+	eventually(t, "it is refused", func() bool { return b.Stats().Refused[503] == 1 })
 }
 
 // One that does not read is not asked for more, and one that leaves takes its announcements along.

@@ -57,7 +57,9 @@ type Options struct {
 	// announced (Exchange.Expect) no more than that are asked for at once, and one more.
 	OutputBytesMax int
 	// UnreadBytesMax is how many bytes are kept of requests that are not parsed because
-	// the connection is at one of the bounds above (128 KiB). More: 503, and close.
+	// the connection is at one of the bounds above (128 KiB; as much as one request may have,
+	// where the client reads and an answer that was announced is what is waited for). More:
+	// 503, and close.
 	UnreadBytesMax int
 	// InboundBytesMax is how many bytes of incomplete requests one loop keeps (256 MiB
 	// divided by Loops, at least twice the largest request). More: 503, and close.

@@ -78,13 +78,14 @@ func AppendPushAnswer(dst []byte, op *Op) []byte {
 	return append(dst, ']')
 }
 
-// PushAnswerBytes is how long the answer to a push may become, about.
+// PushAnswerBytes is how long the answer to a push may become: names and ids may be in it twice,
+// and each of their bytes may have to be escaped.
 func PushAnswerBytes(op *Op) int {
-	const each = 320 // the keys, two ids, a trace id
+	const each, escaped = 512, 6 // the keys, two ids, a trace id
 	n := 0
 	for i := range op.Items {
 		it := &op.Items[i]
-		n += each + len(it.Queue) + 2*len(it.TransactionID)
+		n += each + 2*escaped*(len(it.Queue)+len(it.Partition)+len(it.TransactionID))
 	}
 	return n
 }
