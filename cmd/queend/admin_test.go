@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,6 +75,50 @@ func TestAQueueIsClearedUnderItsConsumers(t *testing.T) {
 	} else if ok, text := p.ack(got, "", "completed"); !ok {
 		t.Error(text)
 	}
+	sound(t, db)
+}
+
+// A group that has never popped is given nothing of what it sought past, and all that comes
+// after: also in a partition that was not there when it sought.
+func TestAGroupThatHasNeverPoppedSkipsWhatItSeeksPast(t *testing.T) {
+	db := postgrestest.Database(t)
+	p := start(t, "DATABASE_URL="+db)
+	for _, name := range []string{"p1", "p1", "p2"} {
+		p.put(t, `{"queue":"q","partition":"`+name+`","payload":"old"}`)
+	}
+	seek := func(group, body, answer string) {
+		t.Helper()
+		p.says("POST", "/api/v1/consumer-groups/"+group+"/queues/q/seek", body, 200, `{"consumerGroup":"`+group+`","partitionsUpdated":2,"queueName":"q",`+answer+`}`)
+	}
+	reads := func(group, want string) {
+		t.Helper()
+		var got []string
+		for {
+			a := p.pop("/queue/q?batch=10&consumerGroup=" + group)
+			if len(a.Messages) == 0 {
+				break
+			}
+			for _, m := range a.Messages {
+				got = append(got, string(m.Data))
+			}
+			if ok, text := p.ack(a, group, "completed"); !ok {
+				t.Fatal(text)
+			}
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s reads %q, want %q", group, got, want)
+		}
+	}
+	seek("end", `{"toEnd":true}`, `"seekToEnd":true,"success":true,"targetTimestamp":null`)
+	seek("time", `{"timestamp":"`+query[string](t, db, `SELECT max(created_at)::text FROM queen.messages`)+`"}`, `"seekToEnd":false,"success":true,"targetTimestamp":T`)
+	seek("start", `{"timestamp":"2020-01-01"}`, `"seekToEnd":false,"success":true,"targetTimestamp":T`)
+	reads("end", "")
+	p.put(t, `{"queue":"q","partition":"p1","payload":"new"}`)
+	p.put(t, `{"queue":"q","partition":"p3","payload":"new"}`)
+	reads("end", `"new" "new"`)
+	reads("time", `"new" "new"`)
+	reads("start", `"new" "new" "old" "old" "old"`)
 	sound(t, db)
 }
 

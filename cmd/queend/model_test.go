@@ -714,8 +714,10 @@ func (w *machine) Seek() {
 		Success           bool
 		PartitionsUpdated int
 	}
-	// A seek moves what is there: here the group has come to all partitions.
-	if _, err := w.db.Exec(context.Background(), `INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT p.id, $1 FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id WHERE q.name = $2 ON CONFLICT DO NOTHING`, group, w.queue); err != nil {
+	// A seek moves what is there, or, for who has nothing in the queue, everything: so a group
+	// that has come to one partition here has come to all of them.
+	if _, err := w.db.Exec(context.Background(), `INSERT INTO queen.partition_consumers (partition_id, consumer_group) SELECT p.id, $1::text FROM queen.partitions p JOIN queen.queues q ON q.id = p.queue_id
+		WHERE q.name = $2 AND EXISTS (SELECT FROM queen.partition_consumers c JOIN queen.partitions o ON o.id = c.partition_id WHERE o.queue_id = q.id AND c.consumer_group = $1::text) ON CONFLICT DO NOTHING`, group, w.queue); err != nil {
 		w.Fatal(err)
 	}
 	said := w.post("/api/v1/consumer-groups/"+group+"/queues/"+url.PathEscape(w.queue)+"/seek", body, &answer)
