@@ -165,7 +165,7 @@ func (r *Router) seek(x Exchange, p Params) {
 			return outcome{}, err
 		}
 		if len(rows) == 0 {
-			known, err := s.Rows("admin_queue_partitions", queue)
+			known, err := s.Rows("admin_queue_known", queue)
 			if err == nil && len(known) == 0 {
 				err = &refusal{404, "Queue not found"}
 			}

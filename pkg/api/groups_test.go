@@ -119,6 +119,17 @@ func TestASeekMovesTheCursorsThatAreThere(t *testing.T) {
 	})
 }
 
+// A queue whose idle partitions were all removed is there still, with nothing to move.
+func TestASeekInAQueueWithoutPartitionsMovesNothing(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)
+		w.sql(`DELETE FROM queen.partitions`)
+		w.says("POST", "/api/v1/consumer-groups/g/queues/q/seek", `{"toEnd":true}`, 200, `{"consumerGroup":"g","partitionsUpdated":0,"queueName":"q","seekToEnd":true,"success":true,"targetTimestamp":null}`)
+		w.says("POST", "/api/v1/consumer-groups/g/queues/q/seek", `{"timestamp":"2020-01-01"}`, 200, `{"consumerGroup":"g","partitionsUpdated":0,"queueName":"q","seekToEnd":false,"success":true,"targetTimestamp":T}`)
+		w.says("POST", "/api/v1/consumer-groups/g/queues/r/seek", `{"toEnd":true}`, 404, `{"error":"Queue not found"}`)
+	})
+}
+
 // A group that is told where to begin in a namespace has a beginning in each of its queues:
 // there a seek is as good as in one that it was told of by name.
 func TestASeekGoesBeforeWhatANamespaceSays(t *testing.T) {
