@@ -22,10 +22,10 @@ func (r *Router) clearQueue(x Exchange, p Params) {
 			return outcome{}, onlyRead(err)
 		}
 		if len(known) == 0 {
-			if partition != nil {
-				return outcome{}, &refusal{404, "Partition not found"}
-			}
 			return outcome{}, &refusal{404, "Queue not found"}
+		}
+		if partition != nil && known[0][0] == nil {
+			return outcome{}, &refusal{404, "Partition not found"}
 		}
 		for len(known) > 0 {
 			n := min(len(known), deletePartitionsMax)

@@ -37,6 +37,7 @@ func TestAQueueIsCleared(t *testing.T) {
 		w.holds(`SELECT transaction_id FROM queen.messages WHERE partition_id IN ('`+p1+`', '`+p2+`')`, "f")
 		w.says("DELETE", "/api/v1/queues/q/clear?partition=none", "", 404, `{"error":"Partition not found"}`)
 		w.says("DELETE", "/api/v1/queues/none/clear", "", 404, `{"error":"Queue not found"}`)
+		w.says("DELETE", "/api/v1/queues/none/clear?partition=p1", "", 404, `{"error":"Queue not found"}`)
 		w.dense()
 	})
 }
