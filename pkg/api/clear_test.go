@@ -2,9 +2,12 @@ package api
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/queend/queend/pkg/check"
 )
 
 func TestAQueueIsCleared(t *testing.T) {
@@ -40,6 +43,25 @@ func TestAQueueIsCleared(t *testing.T) {
 		w.says("DELETE", "/api/v1/queues/none/clear?partition=p1", "", 404, `{"error":"Queue not found"}`)
 		w.dense()
 	})
+}
+
+// What Queen left is cleared like our own, also a lease that does not say where it ends.
+func TestWhatWasTakenOverIsCleared(t *testing.T) {
+	w := newAdminWorld(t, true)
+	w.holds(`SELECT count(*) > 0 FROM queen.partition_consumers WHERE lease_expires_at > now() AND worker_id IS NOT NULL AND lease_end_id IS NULL`, "t")
+	for _, name := range w.sql(`SELECT name FROM queen.queues`) {
+		if x := w.ask("DELETE", "/api/v1/queues/"+url.PathEscape(name)+"/clear", ""); x.status != 200 {
+			t.Errorf("%q: %s", name, x.body)
+		}
+	}
+	w.holds(`SELECT count(*) FROM queen.messages`, "0")
+	report, err := check.Run(t.Context(), w.db, check.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range report.Findings {
+		t.Errorf("check: %v", f)
+	}
 }
 
 // What is deleted at once is bounded.

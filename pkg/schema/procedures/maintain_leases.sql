@@ -2,7 +2,8 @@
 -- nobody can acknowledge what is gone; of others some are left, and an ack sees which is
 -- the last. Who waits for the partition is told. What was counted as retries may have been
 -- the doing of what went, and is forgotten by groups that had not passed it, unless they have
--- a lease of which some are left. A row that
+-- a lease of which some are left. One that does not say where it ends, as Queen's do not, has
+-- some left while there is any message that its group has not read. A row that
 -- changed while its lock was waited for is left alone: then somebody works with it. Each
 -- LATERAL is a probe of a key.
 -- $1 uuid[] partitions, $2 timestamptz[] and $3 uuid[] the last message that went in each
@@ -12,7 +13,7 @@ WITH held AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT x.partition_id, x.consumer_group, x.worker_id, x.lease_end_created_at AS end_at, x.lease_end_id AS end_id,
                   x.last_consumed_created_at AS at, x.last_consumed_id AS id, x.batch_retry_count AS retries,
-                  coalesce(x.lease_expires_at > clock_timestamp() AND x.lease_end_id IS NOT NULL, false) AS leased,
+                  coalesce(x.lease_expires_at > clock_timestamp() AND (x.lease_end_id IS NOT NULL OR x.worker_id IS NOT NULL), false) AS leased,
                   ((u.gone_at, u.gone_id) <= (x.last_consumed_created_at, x.last_consumed_id)) IS NOT TRUE AS ahead
              FROM queen.partition_consumers x
             WHERE x.partition_id = u.part AND (x.lease_expires_at > clock_timestamp() OR x.batch_retry_count > 0)
@@ -20,7 +21,7 @@ WITH held AS MATERIALIZED (
       LEFT JOIN LATERAL (
            SELECT m.id
              FROM queen.messages m
-            WHERE m.partition_id = u.part AND (m.created_at, m.id) <= (c.end_at, c.end_id)
+            WHERE m.partition_id = u.part AND (m.created_at, m.id) <= (coalesce(c.end_at, 'infinity'), coalesce(c.end_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))
               AND (m.created_at, m.id) > (coalesce(c.at, '-infinity'), coalesce(c.id, '00000000-0000-0000-0000-000000000000'))
             ORDER BY m.created_at, m.id
             LIMIT 1) l ON true
