@@ -126,6 +126,23 @@ func TestAPopRightAfterAPushSeesIt(t *testing.T) {
 	sound(t, db)
 }
 
+// A DEFAULT_TIMEOUT of 0 is no wait, and not the default of 30 s.
+func TestADefaultOfNoWaitIsNoWait(t *testing.T) {
+	p := start(t, "DATABASE_URL="+postgrestest.Database(t), "DEFAULT_TIMEOUT=0", "FILE_BUFFER_MAX_BYTES=67108864")
+	impatient := http.Client{Timeout: 20 * time.Second}
+	answer, err := impatient.Get(p.url("/api/v1/pop/queue/q?wait=true"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != 200 {
+		t.Error(answer.Status)
+	}
+	if text := get(t, p.url("/metrics/prometheus")); !strings.Contains(text, "\nqueend_buffer_bytes_max 6.7108864e+07\n") {
+		t.Error("the bound of the buffer is not among the metrics")
+	}
+}
+
 // A client may send many pops at once. Each takes its messages when there is room for the
 // answer, so that whoever reads has all of them, also behind one that waits.
 func TestPopsThatAreSentAtOnceAreAllAnswered(t *testing.T) {

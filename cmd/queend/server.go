@@ -281,7 +281,8 @@ func (s *server) services(l *loop.Loop) api.Services {
 		},
 		Deadline: s.config.Statements.Failover.Duration(),
 		Pop: api.PopDefaults{
-			Timeout: max(s.config.Pops.Timeout.Duration(), time.Nanosecond) /* 0 would be the default */, Batch: int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
+			Timeout: max(s.config.Pops.Timeout.Duration(), time.Nanosecond), // 0 would be the default
+			Batch:   int(s.config.Pops.Batch), Subscription: s.config.Pops.Subscription,
 		},
 		Database: s.databaseUp, Buffered: s.bufferUsable,
 		Maintenance:    func() (push, pop bool) { return s.board.Flags() },

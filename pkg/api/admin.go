@@ -378,5 +378,35 @@ func page(x Exchange, otherwise int) (limit, offset int) {
 	return min(limit, listRowsMax), max(queryInt(x, "offset", 0), 0)
 }
 
+// listPage shows a part of a list under its name, limit elements if the request does not say,
+// with how many there are in all. The statement's last arguments are limit and offset; that
+// which counts has the others.
+func (r *Router) listPage(x Exchange, otherwise int, name, statement string, filters []any, show func(row [][]byte) []byte) {
+	limit, offset := page(x, otherwise)
+	r.look(x, func(s Session) (outcome, error) {
+		rows, err := s.Rows(statement, append(slices.Clip(filters), limit, offset)...)
+		if err != nil {
+			return outcome{}, err
+		}
+		total, err := s.Rows(statement+"_count", filters...)
+		if err != nil {
+			return outcome{}, err
+		}
+		var pagination object
+		pagination.int("limit", limit)
+		pagination.int("offset", offset)
+		members := map[string][]byte{
+			name:         list(len(rows), func(i int) []byte { return show(rows[i]) }),
+			"pagination": pagination.end(),
+			"total":      total[0][0],
+		}
+		var answer object
+		for _, key := range slices.Sorted(maps.Keys(members)) {
+			answer.json(key, members[key])
+		}
+		return outcome{body: answer.end()}, nil
+	})
+}
+
 // yes is a column that is a boolean.
 func yes(column []byte) bool { return string(column) == "t" }

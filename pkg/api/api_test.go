@@ -232,6 +232,36 @@ func TestABodyMayBeAsDeepInAnyRoute(t *testing.T) {
 	}
 }
 
+// What may have a long answer says so before it is done.
+func TestLongAnswersAreAnnounced(t *testing.T) {
+	w := ackWorld(func(op *queue.Op) {
+		for i := range op.Items {
+			op.Items[i].Status = queue.Queued
+		}
+	})
+	stores := *w.router.stores
+	stores.Pop = w.store
+	stores.Admin = func(time.Duration, func(Session), func()) bool { return true }
+	w.router.Open(stores)
+	f := func(method, target, body string, want func(n int) bool) {
+		t.Helper()
+		if x := w.send(t, method, target, body); !want(x.expected) {
+			t.Errorf("%s %s: %d bytes are expected, %d %s", method, target, x.expected, x.status, x.body)
+		}
+	}
+	none, any := func(n int) bool { return n == 0 }, func(n int) bool { return n == AnyLength }
+	f("GET", "/api/v1/pop/queue/q", "", any)
+	f("GET", "/api/v1/pop?wait=true", "", any)
+	f("GET", "/api/v1/messages", "", any)
+	f("GET", "/metrics/prometheus", "", any)
+	const id = `"transactionId":"t","partitionId":"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"`
+	f("POST", "/api/v1/ack", `{`+id+`}`, none)
+	f("POST", "/api/v1/ack/batch", `{"acknowledgments":[{`+id+`},{`+id+`}]}`, any)
+	f("POST", "/api/v1/push", `{"items":[{"queue":"q"}]}`, none)
+	f("POST", "/api/v1/push", `{"items":[{"queue":"q"},{"queue":"q"}]}`, func(n int) bool { return n > 0 && n < 10_000 })
+	f("GET", "/livez", "", none)
+}
+
 func TestHealthFollowsTheDatabase(t *testing.T) {
 	w := newWorld()
 	f := func(target string, status int, body string) {

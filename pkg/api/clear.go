@@ -162,33 +162,3 @@ func (c *clearing) account(losses [][][]byte, older map[string]bool) error {
 	_, err := c.s.Rows("maintain_tail", numbered, tails)
 	return err
 }
-
-// listPartitions shows the partitions of a queue, by name.
-func (r *Router) listPartitions(x Exchange) {
-	limit, offset := page(x, 100)
-	queue := filter(x, "queue")
-	r.look(x, func(s Session) (outcome, error) {
-		rows, err := s.Rows("admin_partitions", queue, limit, offset)
-		if err != nil {
-			return outcome{}, err
-		}
-		total, err := s.Rows("admin_partitions_count", queue)
-		if err != nil {
-			return outcome{}, err
-		}
-		var answer object
-		answer.page(limit, offset)
-		answer.json("partitions", list(len(rows), func(i int) []byte {
-			row := rows[i]
-			var p object
-			p.column("createdAt", row[0])
-			p.column("id", row[1])
-			p.column("lastActivity", row[2])
-			p.column("name", row[3])
-			p.column("queue", row[4])
-			return p.end()
-		}))
-		answer.json("total", total[0][0])
-		return outcome{body: answer.end()}, nil
-	})
-}

@@ -5,7 +5,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/queend/queend/pkg/check"
 )
@@ -108,8 +107,13 @@ func TestAClearIsWholeBesideOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			ended := make(chan error, 1)
-			go func() {
-				time.Sleep(200 * time.Millisecond)
+			go func() { // when the clear waits for it
+				for waits := false; !waits; {
+					if err := tx.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`).Scan(&waits); err != nil {
+						ended <- err
+						return
+					}
+				}
 				ended <- tx.Commit(t.Context())
 			}()
 			x := w.ask("DELETE", "/api/v1/queues/q/clear", "")
@@ -147,23 +151,4 @@ func TestAPieceOfAClearThatMissedAMessageLeavesHoles(t *testing.T) {
 	w.holds(`SELECT transaction_id, seq FROM queen.messages`, "a|1")
 	w.holds(`SELECT seq, tail_seq FROM queen.partition_lookup WHERE partition_id = '`+p1+`'`, "3|0")
 	w.holds(`SELECT seq FROM queen.message_holes WHERE partition_id = '`+p1+`' ORDER BY seq`, "2", "3")
-}
-
-func TestPartitionsAreListed(t *testing.T) {
-	onBoth(t, func(w *adminWorld) {
-		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)
-		w.push("q", "p2", "a")
-		w.push("q", "p1", "b")
-		w.push("r", "p", "c")
-		one := func(name, last string) string {
-			return `{"createdAt":T,"id":"U","lastActivity":` + last + `,"name":"` + name + `","queue":"q"}`
-		}
-		f := func(query, page string, total int, partitions string) {
-			t.Helper()
-			w.says("GET", "/api/v1/resources/partitions"+query, "", 200, fmt.Sprintf(`{"pagination":{%s},"partitions":[%s],"total":%d}`, page, partitions, total))
-		}
-		f("?queue=q", `"limit":100,"offset":0`, 3, one("Default", "null")+","+one("p1", "T")+","+one("p2", "T"))
-		f("?queue=q&limit=1&offset=1", `"limit":1,"offset":1`, 3, one("p1", "T"))
-		f("?queue=none", `"limit":100,"offset":0`, 0, "")
-	})
 }

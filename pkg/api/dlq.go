@@ -2,23 +2,8 @@ package api
 
 // listLetters shows dead letters, newest first. from and to are about when they died.
 func (r *Router) listLetters(x Exchange) {
-	limit, offset := page(x, 100)
 	filters := letterFilters(filter(x, "queue"), filter(x, "partition"), filter(x, "consumerGroup"), timeFilter(x, "from"), timeFilter(x, "to"))
-	r.look(x, func(s Session) (outcome, error) {
-		rows, err := s.Rows("admin_letters", append(filters[:5:5], limit, offset)...)
-		if err != nil {
-			return outcome{}, err
-		}
-		total, err := s.Rows("admin_letters_count", filters...)
-		if err != nil {
-			return outcome{}, err
-		}
-		var answer object
-		answer.json("messages", list(len(rows), func(i int) []byte { return r.shownLetter(rows[i]) }))
-		answer.page(limit, offset)
-		answer.json("total", total[0][0])
-		return outcome{body: answer.end()}, nil
-	})
+	r.listPage(x, 100, "messages", "admin_letters", filters, r.shownLetter)
 }
 
 // letterFilters are the arguments by which every statement about dead letters begins.

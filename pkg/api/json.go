@@ -74,14 +74,6 @@ func (o *object) end() []byte {
 	return append(o.b, '}')
 }
 
-// page is which part of a list the answer has.
-func (o *object) page(limit, offset int) {
-	var pagination object
-	pagination.int("limit", limit)
-	pagination.int("offset", offset)
-	o.json("pagination", pagination.end())
-}
-
 // list writes a JSON array of n elements.
 func list(n int, element func(i int) []byte) []byte {
 	b := []byte{'['}

@@ -38,20 +38,16 @@ const popCallsKept = 1024
 func (r *Router) addPop() {
 	r.addPath("GET", "/api/v1/pop/queue/:queue/partition/:partition", func(x Exchange, p Params) {
 		r.pop(x, queue.OnePartition, queue.PopNames{Queue: p.Get(0), Partition: p.Get(1)})
-	})
+	}).noHead = true
 	r.addPath("GET", "/api/v1/pop/queue/:queue", func(x Exchange, p Params) {
 		r.pop(x, queue.OneQueue, queue.PopNames{Queue: p.Get(0)})
-	})
+	}).noHead = true
 	r.add("GET", "/api/v1/pop", func(x Exchange) {
 		var names queue.PopNames
 		names.Namespace, _ = queryText(x, "namespace")
 		names.Task, _ = queryText(x, "task")
 		r.pop(x, queue.ManyQueues, names)
-	})
-	r.routes["/api/v1/pop"].noHead = true
-	for _, path := range []string{"/api/v1/pop/queue/:queue", "/api/v1/pop/queue/:queue/partition/:partition"} {
-		r.paths.insert(path).route.noHead = true
-	}
+	}).noHead = true
 }
 
 func (r *Router) pop(x Exchange, scope queue.PopScope, names queue.PopNames) {

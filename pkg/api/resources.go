@@ -164,3 +164,16 @@ func (d *deletion) messages(partitions []string) (done bool, err error) {
 	}
 	return true, nil
 }
+
+// listPartitions shows the partitions of a queue, by name.
+func (r *Router) listPartitions(x Exchange) {
+	r.listPage(x, 100, "partitions", "admin_partitions", []any{filter(x, "queue")}, func(row [][]byte) []byte {
+		var p object
+		p.column("createdAt", row[0])
+		p.column("id", row[1])
+		p.column("lastActivity", row[2])
+		p.column("name", row[3])
+		p.column("queue", row[4])
+		return p.end()
+	})
+}

@@ -163,3 +163,22 @@ func TestQueuesAreDeletedWhileOthersPush(t *testing.T) {
 		w.holds(`SELECT count(*) FROM queen.partition_lookup WHERE queue_name IN ('a', 'b')`, "0")
 	})
 }
+
+func TestPartitionsAreListed(t *testing.T) {
+	onBoth(t, func(w *adminWorld) {
+		w.ask("POST", "/api/v1/configure", `{"queue":"q"}`)
+		w.push("q", "p2", "a")
+		w.push("q", "p1", "b")
+		w.push("r", "p", "c")
+		one := func(name, last string) string {
+			return `{"createdAt":T,"id":"U","lastActivity":` + last + `,"name":"` + name + `","queue":"q"}`
+		}
+		f := func(query, page string, total int, partitions string) {
+			t.Helper()
+			w.says("GET", "/api/v1/resources/partitions"+query, "", 200, fmt.Sprintf(`{"pagination":{%s},"partitions":[%s],"total":%d}`, page, partitions, total))
+		}
+		f("?queue=q", `"limit":100,"offset":0`, 3, one("Default", "null")+","+one("p1", "T")+","+one("p2", "T"))
+		f("?queue=q&limit=1&offset=1", `"limit":1,"offset":1`, 3, one("p1", "T"))
+		f("?queue=none", `"limit":100,"offset":0`, 0, "")
+	})
+}

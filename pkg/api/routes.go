@@ -176,23 +176,25 @@ func push(s *Stores) queue.Store       { return s.Push }
 func pushLegacy(s *Stores) queue.Store { return s.PushLegacy }
 
 // add makes a route of a path without parameters.
-func (r *Router) add(method, path string, handle func(Exchange)) {
+func (r *Router) add(method, path string, handle func(Exchange)) *route {
 	if r.routes[path] == nil {
 		r.routes[path] = &route{handlers: map[string]func(Exchange, Params){}}
 	}
 	r.routes[path].handlers[method] = func(x Exchange, _ Params) { handle(x) }
+	return r.routes[path]
 }
 
 // addPath makes a route of a path with parameters: /api/v1/pop/queue/:queue. A path
 // is matched segment by segment as it came, then each parameter is decoded once: a
 // slash that the client encoded stays inside its segment, and an empty segment is an
 // empty parameter. A path that is written out wins over one with a parameter.
-func (r *Router) addPath(method, path string, handle func(Exchange, Params)) {
+func (r *Router) addPath(method, path string, handle func(Exchange, Params)) *route {
 	n := r.paths.insert(path)
 	if n.route == nil {
 		n.route = &route{handlers: map[string]func(Exchange, Params){}}
 	}
 	n.route.handlers[method] = handle
+	return n.route
 }
 
 // handler is who answers a method, or nil. HEAD is GET without the body (RFC 9110

@@ -135,65 +135,32 @@ func (r *Router) listTraces(x Exchange, p Params) {
 
 // listNamedTraces shows the traces that have a name, oldest first, each with its message.
 func (r *Router) listNamedTraces(x Exchange, p Params) {
-	name := string(p.Get(0))
-	limit, offset := page(x, 100)
-	r.look(x, func(s Session) (outcome, error) {
-		rows, err := s.Rows("admin_traces_named", name, limit, offset)
-		if err != nil {
-			return outcome{}, err
-		}
-		total, err := s.Rows("admin_traces_named_count", name)
-		if err != nil {
-			return outcome{}, err
-		}
-		var answer object
-		answer.page(limit, offset)
-		answer.json("total", total[0][0])
-		answer.json("traces", list(len(rows), func(i int) []byte {
-			row := rows[i]
-			var t object
-			t.column("consumer_group", row[0])
-			t.column("created_at", row[1])
-			t.json("data", compact(row[2]))
-			t.column("event_type", row[3])
-			t.column("id", row[4])
-			t.json("message_payload", r.opened(row[5]))
-			t.column("partition_id", row[6])
-			t.column("partition_name", row[7])
-			t.column("queue_name", row[8])
-			t.json("trace_names", row[9])
-			t.column("transaction_id", row[10])
-			t.column("worker_id", row[11])
-			return t.end()
-		}))
-		return outcome{body: answer.end()}, nil
+	r.listPage(x, 100, "traces", "admin_traces_named", []any{string(p.Get(0))}, func(row [][]byte) []byte {
+		var t object
+		t.column("consumer_group", row[0])
+		t.column("created_at", row[1])
+		t.json("data", compact(row[2]))
+		t.column("event_type", row[3])
+		t.column("id", row[4])
+		t.json("message_payload", r.opened(row[5]))
+		t.column("partition_id", row[6])
+		t.column("partition_name", row[7])
+		t.column("queue_name", row[8])
+		t.json("trace_names", row[9])
+		t.column("transaction_id", row[10])
+		t.column("worker_id", row[11])
+		return t.end()
 	})
 }
 
 // listTraceNames shows the names that traces have.
 func (r *Router) listTraceNames(x Exchange) {
-	limit, offset := page(x, 50)
-	r.look(x, func(s Session) (outcome, error) {
-		rows, err := s.Rows("admin_trace_names", limit, offset)
-		if err != nil {
-			return outcome{}, err
-		}
-		total, err := s.Rows("admin_trace_names_count")
-		if err != nil {
-			return outcome{}, err
-		}
-		var answer object
-		answer.page(limit, offset)
-		answer.json("total", total[0][0])
-		answer.json("trace_names", list(len(rows), func(i int) []byte {
-			row := rows[i]
-			var n object
-			n.column("last_seen", row[0])
-			n.json("message_count", row[1])
-			n.json("trace_count", row[2])
-			n.column("trace_name", row[3])
-			return n.end()
-		}))
-		return outcome{body: answer.end()}, nil
+	r.listPage(x, 50, "trace_names", "admin_trace_names", nil, func(row [][]byte) []byte {
+		var n object
+		n.column("last_seen", row[0])
+		n.json("message_count", row[1])
+		n.json("trace_count", row[2])
+		n.column("trace_name", row[3])
+		return n.end()
 	})
 }

@@ -73,3 +73,19 @@ func BenchmarkAnswer(b *testing.B) {
 		dst = AppendPushAnswer(dst[:0], op)
 	}
 }
+
+// Nothing of what is announced is too little, whatever has to be escaped.
+func TestAPushIsAnsweredInNoMoreBytesThanItAnnounces(t *testing.T) {
+	odd := strings.Repeat("\x01", 255)
+	for _, name := range []string{"q", odd, strings.Repeat("😀", 255), strings.Repeat(`"`, 255)} {
+		for _, status := range []Status{Queued, Duplicate, Buffered} {
+			op := &Op{Items: make([]Item, 3)}
+			for i := range op.Items {
+				op.Items[i] = Item{Queue: []byte(name), Partition: []byte(name), TransactionID: []byte(name), GivenTransaction: true, HasTrace: true, Status: status}
+			}
+			if got, most := len(AppendPushAnswer(nil, op)), PushAnswerBytes(op); got > most || most > 20*got {
+				t.Errorf("%.3q, status %d: %d bytes, %d announced", name, status, got, most)
+			}
+		}
+	}
+}
