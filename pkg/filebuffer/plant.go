@@ -4,33 +4,23 @@ package filebuffer
 
 import (
 	"os"
-	"sync/atomic"
 
 	"github.com/queend/queend/pkg/queue"
 )
 
-// planted counts the batches that a fault could have been planted in.
-var planted atomic.Int64
-
-// plant spoils batches of the drain, as QUEEND_PLANT says: drop loses a message of every
-// third one, twice delivers one of every third twice, swap delivers the first and the last
-// of each partition of a batch in the wrong order. It is in no binary that is not built
-// for it.
+// plant spoils the batches of the drain, as QUEEND_PLANT says: drop loses every other
+// message (one alone may be harmless: it is stored already, or buffered a second time),
+// twice delivers the first of each batch twice, swap delivers the first and the last of each
+// partition of a batch in the wrong order. It is in no binary that is not built for it.
 func plant(b *Buffer, items []queue.Item) []queue.Item {
 	if len(items) == 0 {
 		return items
 	}
-	what := os.Getenv("QUEEND_PLANT")
-	if what == "swap" {
-		swap(items)
-		return items
-	}
-	if planted.Add(1)%3 != 1 {
-		return items
-	}
-	switch what {
+	switch os.Getenv("QUEEND_PLANT") {
 	case "drop":
-		items[0].Status = queue.Queued // so that it is not sent
+		for i := 0; i < len(items); i += 2 {
+			items[i].Status = queue.Queued // so that it is not sent
+		}
 	case "twice":
 		again := items[0]
 		again.TransactionID = append([]byte("again-"), again.TransactionID...)
@@ -40,6 +30,8 @@ func plant(b *Buffer, items []queue.Item) []queue.Item {
 		b.mu.Unlock()
 		b.stats.Pending.Add(1)
 		return append(items, again)
+	case "swap":
+		swap(items)
 	}
 	return items
 }
