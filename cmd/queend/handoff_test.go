@@ -163,7 +163,7 @@ func (r *recording) faults() []string {
 		case whom.isRuntime():
 		case who.isLoop():
 			times["a loop woke "+whom.name()] += n
-		case whom.isLoop():
+		case whom.isLoop() && !who.isRuntime(): // the collector wakes whom it made wait; another wait is a fault itself
 			times[who.name()+" woke a loop"] += n
 		case whom.isTicker() && !who.isTicker() && !who.isRuntime():
 			times[who.name()+" woke "+whom.name()+", which is to run by the clock"] += n
