@@ -108,6 +108,16 @@ func traceNames(body fields) ([]string, error) {
 	return names, nil
 }
 
+// shownTrace is what all lists show of a trace, whose statements begin with the same columns.
+func shownTrace(row [][]byte) (t object) {
+	t.column("consumer_group", row[0])
+	t.column("created_at", row[1])
+	t.json("data", compact(row[2]))
+	t.column("event_type", row[3])
+	t.column("id", row[4])
+	return t
+}
+
 // listTraces shows what was said about a message, oldest first.
 func (r *Router) listTraces(x Exchange, p Params) {
 	partition, transaction := string(p.Get(0)), string(p.Get(1))
@@ -119,12 +129,7 @@ func (r *Router) listTraces(x Exchange, p Params) {
 		var answer object
 		answer.json("traces", list(len(rows), func(i int) []byte {
 			row := rows[i]
-			var t object
-			t.column("consumer_group", row[0])
-			t.column("created_at", row[1])
-			t.json("data", compact(row[2]))
-			t.column("event_type", row[3])
-			t.column("id", row[4])
+			t := shownTrace(row)
 			t.json("trace_names", row[5])
 			t.column("worker_id", row[6])
 			return t.end()
@@ -136,12 +141,7 @@ func (r *Router) listTraces(x Exchange, p Params) {
 // listNamedTraces shows the traces that have a name, oldest first, each with its message.
 func (r *Router) listNamedTraces(x Exchange, p Params) {
 	r.listPage(x, 100, "traces", "admin_traces_named", []any{string(p.Get(0))}, func(row [][]byte) []byte {
-		var t object
-		t.column("consumer_group", row[0])
-		t.column("created_at", row[1])
-		t.json("data", compact(row[2]))
-		t.column("event_type", row[3])
-		t.column("id", row[4])
+		t := shownTrace(row)
 		t.json("message_payload", r.opened(row[5]))
 		t.column("partition_id", row[6])
 		t.column("partition_name", row[7])
