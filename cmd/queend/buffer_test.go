@@ -747,6 +747,9 @@ func TestQueensFilesBeyondTheBoundOfTheBufferAreDelivered(t *testing.T) {
 	}
 	queensFile(t, filepath.Join(dir, "failover_0190a1b2-0001-7000-8000-000000000001.buf"), events...)
 	p := start(t, "DATABASE_URL="+db, "FILE_BUFFER_DIR="+dir, "FILE_BUFFER_MAX_BYTES=131072", "QUEEND_FILE_BUFFER_SEGMENT_BYTES=16384")
+	if text := get(t, p.url("/metrics/prometheus")); !strings.Contains(text, "\nqueend_buffer_bytes_max 131072\n") {
+		t.Error("the bound of the buffer is not among the metrics")
+	}
 	s.arrives(p)
 	sound(t, db)
 }

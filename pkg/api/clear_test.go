@@ -1,10 +1,12 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/queend/queend/pkg/check"
 )
@@ -108,8 +110,11 @@ func TestAClearIsWholeBesideOthers(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() { // when the clear waits for it
+				const isWaitedFor = `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))`
+				patient, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
 				for waits := false; !waits; {
-					if err := tx.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`).Scan(&waits); err != nil {
+					if err := tx.QueryRow(patient, isWaitedFor).Scan(&waits); err != nil {
 						ended <- err
 						return
 					}
